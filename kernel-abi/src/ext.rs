@@ -1,0 +1,102 @@
+//! Everything that the soft device adds to the posted `hbl` ABI, in one place.
+//!
+//! A real kernel of the June-2024 posting leaves these bits zero, because it copies only the sixteen bytes that it knows
+//! of the `alloc_ucontext` response. What the provider does when a bit is off stands beside each bit; docs/abi-extensions.md
+//! says the same for readers.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Capability bits in `AllocUcontextResp::cap_mask`. The posted kernel uses bits 0 and 1 only.
+pub mod cap {
+    /// Several contexts, of several processes, may be open on one device. Each has its own ASID, and CQ and FIFO numbers count per
+    /// context. Off: the second open of the device is EBUSY.
+    pub const MULTI_CONTEXT: u64 = 1 << 32;
+    /// `modify_qp` to RESET returns after the responder has stopped, and keeps the QP number for the next INIT on the same port;
+    /// `destroy_qp` is synchronous as well. Off: a QP that was reset gets another number, and reconnecting under the old one fails.
+    pub const QP_STOP_SYNC: u64 = 1 << 33;
+    /// `ModifyQpResp` bytes 28..32 hold how often this QP number has been handed out. Off: zero, so `qp_num` has generation 0.
+    pub const QP_GENERATION: u64 = 1 << 34;
+    /// Host arena: one mapping of the command descriptor at `arena_handle` covers all memory that the context shares with the device
+    /// (rings, CQs, registers), and its first `arena_usable` bytes are the provider's, to be mapped for the device with
+    /// [`MEM_ARENA`]. Off: each object is mapped by itself and mailboxes are ordinary user memory.
+    pub const ARENA: u64 = 1 << 35;
+    /// `pv_table` is the address of a [`PvTable`]. Off: doorbells and CQ consumer indices are stores to the register pages.
+    pub const PV_DOORBELL: u64 = 1 << 36;
+    /// CQs can be armed (`PvTable::cq_arm`); the event word at `event_handle` is bumped and its futex woken. Off: the
+    /// agent thread polls.
+    pub const CQ_NOTIFY: u64 = 1 << 37;
+    /// `PvTable::raise` puts an event into a completion channel. Off: the channel is fed by the provider through dup2.
+    pub const RAISE_EVENT: u64 = 1 << 38;
+    /// When a process dies, the device raises QP errors at both halves of every QP that was connected to it, after all that had
+    /// arrived has been delivered. Off: requesters get retry exceeded, pure receivers hear nothing.
+    pub const DEATH_EVENT: u64 = 1 << 39;
+    /// Memory is reached without pinning: registered pages may be unmapped and mapped again. Off: no on-demand paging is offered.
+    pub const NO_PIN: u64 = 1 << 40;
+
+    /// All of them: what the soft device says unless it is told to be strict.
+    pub const ALL: u64 = MULTI_CONTEXT | QP_STOP_SYNC | QP_GENERATION | ARENA | PV_DOORBELL | CQ_NOTIFY | RAISE_EVENT | DEATH_EVENT | NO_PIN;
+}
+
+/// `hl_mem_in.flags` bit for MAP: bytes 0..8 (`host_va`) are an offset into the arena, bytes 8..16 the hint, 16..24 the size.
+pub const MEM_ARENA: u32 = 0x100;
+
+/// The response of `alloc_ucontext` with the extension behind the posted sixteen bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct AllocUcontextRespExt {
+    /// Posted: 1-based mask of the context's ports.
+    pub ports_mask: u64,
+    /// Posted bits 0 and 1, ours from 32 (see [`cap`]).
+    pub cap_mask: u64,
+    /// Address of a [`PvTable`] in the calling process.
+    pub pv_table: u64,
+    /// First argument of every function in the table.
+    pub pv_cookie: u64,
+    /// mmap offset of the arena on the command descriptor.
+    pub arena_handle: u64,
+    /// Bytes to map there.
+    pub arena_size: u64,
+    /// How many of them, from the start, belong to the provider.
+    pub arena_usable: u64,
+    /// mmap offset of the page whose first u32 is the event word; inside the arena mapping.
+    pub event_handle: u64,
+    /// The context's ASID, for logs.
+    pub asid: u32,
+    pub _rsvd: u32,
+}
+const _: () = assert!(size_of::<AllocUcontextRespExt>() == 72);
+
+/// The paravirtual functions: like a vDSO, code of the device that runs in the caller. All are `extern "C"`, thread-safe, never
+/// unwind and never block.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PvTable {
+    /// [`PV_VERSION`].
+    pub version: u32,
+    /// `size_of::<PvTable>()`.
+    pub size: u32,
+    /// `fn(cookie: u64, port: u32, entry: u64) -> u32`: a doorbell entry as it would be stored to a FIFO of that IB port. Executes at
+    /// most [`PV_DOORBELL_BYTES`] of payload; returns [`PV_PENDING`] when work of this context is left over.
+    pub doorbell: u64,
+    /// `fn(cookie: u64, budget: u64) -> u32`: executes up to about `budget` bytes of pending work of the whole context, QPs in turn. Returns
+    /// [`PV_PENDING`] when some is left that could run at once. Without calls the device's own thread does the work, later.
+    pub progress: u64,
+    /// `fn(cookie: u64, port: u32, cq: u32, ci: u32)`: the CQ consumer index register.
+    pub cq_ci: u64,
+    /// `fn(cookie: u64, port: u32, cq: u32, ci: u32) -> u32`: arm: the next CQE at or behind `ci` bumps and wakes the event word, once.
+    /// Returns 1 (and does not arm) when one is there already.
+    pub cq_arm: u64,
+    /// `fn(cookie: u64, channel_fd: i32, user_handle: u64) -> i32`: one completion event into the channel; 0 or a positive errno.
+    pub raise: u64,
+    /// `fn(cookie: u64, port: u32, qpn: u32) -> u64`: for how many microseconds the QP's oldest WQE has got no answer from
+    /// its peer (peer QP not ready or gone); 0 when it is not waiting for that.
+    pub stalled_us: u64,
+}
+const _: () = assert!(size_of::<PvTable>() == 56);
+
+/// Version of [`PvTable`].
+pub const PV_VERSION: u32 = 1;
+/// Work is left over.
+pub const PV_PENDING: u32 = 1;
+/// Most payload bytes that one doorbell call moves before it leaves the rest to `progress`.
+pub const PV_DOORBELL_BYTES: u64 = 16 << 10;

@@ -1,0 +1,3 @@
+//! The objects that programs see.
+
+pub mod types;
