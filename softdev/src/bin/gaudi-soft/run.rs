@@ -1,0 +1,290 @@
+//! `run`: prepare the fabric and the environment, then become the program.
+
+use crate::args::RunArgs;
+use crate::directory::{Directory, Hold};
+use crate::files::{self, Libraries};
+use crate::{Failure, OWN_FAILURE};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::fd::{IntoRawFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Names of the environment that the preloaded library reads.
+pub(crate) mod env {
+    pub(crate) const DIR: &str = "GAUDI_SOFT_DIR";
+    pub(crate) const DEVICES: &str = "GAUDI_SOFT_DEVICES";
+    pub(crate) const PORTS: &str = "GAUDI_SOFT_PORTS";
+    pub(crate) const STRICT: &str = "GAUDI_SOFT_STRICT";
+    pub(crate) const RXE: &str = "GAUDI_SOFT_RXE";
+    pub(crate) const RETRY_MS: &str = "GAUDI_SOFT_RETRY_MS";
+}
+
+/// libibverbs appends `-rdmav<N>.so` to the name in IBV_DRIVERS; N is the private ABI of each rdma-core from 34 (Debian 12) on.
+const PABI: [u32; 5] = [34, 57, 59, 64, 65];
+
+const CANNOT_EXECUTE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
+    let libraries = Libraries::find()?;
+    let Hold { users, options } =
+        Directory::enter(&args.fabric, &args.wanted, &libraries.build_stamp())?;
+    let dir = Directory::create(&args.fabric)?;
+    let lib = dir.path.join("lib");
+    link_all(&lib, &libraries)
+        .map_err(|e| Failure::own(format!("cannot prepare {}: {e}", lib.display())))?;
+
+    if let Some(path) = on_path(&args.program) {
+        if let Some(why) = invisible(&path) {
+            eprintln!(
+                "gaudi-soft: warning: {} is {why}: it will not see the soft device",
+                path.display()
+            );
+        }
+    }
+
+    let mut command = std::process::Command::new(&args.program);
+    command
+        .args(&args.args)
+        .env(env::DIR, &dir.path)
+        .envs(options.environment());
+    let driver = lib.join("libgaudi");
+    // LD_PRELOAD separates by spaces and colons, IBV_DRIVERS by colons and semicolons, neither with a way to quote.
+    let preload = if plain(&libraries.preload) {
+        libraries.preload.clone()
+    } else {
+        lib.join(files::PRELOAD)
+    };
+    if !plain(&preload) || !plain(&driver) {
+        return Err(Failure::own(format!(
+            "{}: no space, ':' or ';' may be in the path of the fabrics",
+            dir.path.display()
+        )));
+    }
+    let own = |entry: &str| {
+        Path::new(entry)
+            .file_name()
+            .is_some_and(|n| n == files::PRELOAD)
+    };
+    command.env(
+        "LD_PRELOAD",
+        prepend(&preload, std::env::var_os("LD_PRELOAD"), &[' ', ':'], own),
+    );
+    // libibverbs reads RDMAV_DRIVERS, and IBV_DRIVERS only when that one is not set.
+    let variable = if std::env::var_os("RDMAV_DRIVERS").is_some() {
+        "RDMAV_DRIVERS"
+    } else {
+        "IBV_DRIVERS"
+    };
+    let own = |entry: &str| entry.ends_with("/lib/libgaudi");
+    command.env(
+        variable,
+        prepend(&driver, std::env::var_os(variable), &[':', ';'], own),
+    );
+
+    keep_across_exec(users)?;
+    let error = command.exec();
+    let code = match error.kind() {
+        ErrorKind::NotFound => NOT_FOUND,
+        _ if error.raw_os_error().is_some() => CANNOT_EXECUTE,
+        _ => OWN_FAILURE,
+    };
+    Err(Failure::new(
+        code,
+        format!("{}: {error}", args.program.display()),
+    ))
+}
+
+/// The folder of links through which libibverbs finds the provider, one name per private ABI.
+fn link_all(lib: &Path, libraries: &Libraries) -> std::io::Result<()> {
+    match fs::create_dir(lib) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
+        _ => {}
+    }
+    for n in PABI {
+        link(
+            &libraries.provider,
+            &lib.join(format!("libgaudi-rdmav{n}.so")),
+        )?;
+    }
+    link(&libraries.preload, &lib.join(files::PRELOAD))
+}
+
+/// Puts the link in place by rename, so that a program that starts at this moment finds the old one or the new one.
+fn link(target: &Path, name: &Path) -> std::io::Result<()> {
+    if fs::read_link(name).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    let mut temporary = name.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let _ = fs::remove_file(&temporary);
+    std::os::unix::fs::symlink(target, &temporary)?;
+    fs::rename(&temporary, name)
+}
+
+/// Ours first; an older entry of ours (a run inside a run) is left out.
+fn prepend(
+    ours: &Path,
+    old: Option<OsString>,
+    separators: &[char],
+    is_ours: impl Fn(&str) -> bool,
+) -> OsString {
+    let mut list = ours.as_os_str().to_owned();
+    let old = old.unwrap_or_default();
+    match old.to_str() {
+        Some(old) => {
+            for entry in old
+                .split(separators)
+                .filter(|e| !e.is_empty() && !is_ours(e))
+            {
+                list.push(":");
+                list.push(entry);
+            }
+        }
+        // Not text: leave it as it is.
+        None => {
+            list.push(":");
+            list.push(old);
+        }
+    }
+    list
+}
+
+fn plain(path: &Path) -> bool {
+    path.to_str()
+        .is_some_and(|p| !p.contains([' ', ':', ';', '\n', '\t', '$']))
+}
+
+/// The program inherits the lock on the fabric, on a number where nobody stumbles over it.
+fn keep_across_exec(users: std::os::fd::OwnedFd) -> Result<(), Failure> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile)
+        .current
+        .unwrap_or(1024);
+    let high = RawFd::try_from(limit.min(1024).saturating_sub(24)).unwrap_or(1000);
+    let kept = rustix::io::fcntl_dupfd_cloexec(&users, high).unwrap_or(users);
+    rustix::io::fcntl_setfd(&kept, rustix::io::FdFlags::empty())
+        .map_err(|e| Failure::own(format!("cannot keep the fabric's lock: {e}")))?;
+    // Open until the program ends: nobody here closes it.
+    let _ = kept.into_raw_fd();
+    Ok(())
+}
+
+/// The file that execvp(3) will take.
+fn on_path(program: &OsStr) -> Option<PathBuf> {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return Some(program.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
+        .find(|p| {
+            p.metadata()
+                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        })
+}
+
+/// Why a preloaded library does not get into this program, if so.
+fn invisible(path: &Path) -> Option<&'static str> {
+    let meta = path.metadata().ok()?;
+    let owner_differs =
+        std::os::unix::fs::MetadataExt::uid(&meta) != rustix::process::geteuid().as_raw();
+    if meta.permissions().mode() & 0o4000 != 0 && owner_differs {
+        return Some("a set-user-ID program");
+    }
+    let mut head = Vec::new();
+    fs::File::open(path)
+        .ok()?
+        .take(64 << 10)
+        .read_to_end(&mut head)
+        .ok()?;
+    (is_static_elf(&head) == Some(true)).then_some("statically linked")
+}
+
+/// Whether a 64-bit ELF executable names no loader (no PT_INTERP); `None` for everything else, scripts for example.
+fn is_static_elf(head: &[u8]) -> Option<bool> {
+    if head.get(..5)? != b"\x7fELF\x02" {
+        return None;
+    }
+    let u16_at = |at: usize| {
+        Some(usize::from(u16::from_le_bytes(
+            head.get(at..at + 2)?.try_into().ok()?,
+        )))
+    };
+    let table = usize::try_from(u64::from_le_bytes(head.get(32..40)?.try_into().ok()?)).ok()?;
+    let (size, count) = (u16_at(54)?, u16_at(56)?);
+    const PT_INTERP: u32 = 3;
+    for i in 0..count {
+        let at = table.checked_add(i.checked_mul(size)?)?;
+        if u32::from_le_bytes(head.get(at..at.checked_add(4)?)?.try_into().ok()?) == PT_INTERP {
+            return Some(false);
+        }
+    }
+    Some(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_comes_first_and_once() {
+        let own = |e: &str| e.ends_with("/ours.so");
+        let join = |old: Option<&str>| {
+            prepend(
+                Path::new("/new/ours.so"),
+                old.map(Into::into),
+                &[' ', ':'],
+                own,
+            )
+        };
+        assert_eq!(join(None), "/new/ours.so");
+        assert_eq!(join(Some("")), "/new/ours.so");
+        assert_eq!(join(Some("/a.so /b.so")), "/new/ours.so:/a.so:/b.so");
+        assert_eq!(join(Some("/old/ours.so:/a.so")), "/new/ours.so:/a.so");
+    }
+
+    #[test]
+    fn links_are_made_once_and_replaced() {
+        let tmp = tempfile::tempdir().unwrap();
+        let lib = tmp.path().join("lib");
+        let libraries = |at: &str| Libraries {
+            preload: format!("/{at}/p.so").into(),
+            provider: format!("/{at}/libgaudi.so").into(),
+        };
+        link_all(&lib, &libraries("one")).unwrap();
+        link_all(&lib, &libraries("one")).unwrap();
+        link_all(&lib, &libraries("two")).unwrap();
+        assert_eq!(fs::read_dir(&lib).unwrap().count(), PABI.len() + 1);
+        assert_eq!(
+            fs::read_link(lib.join("libgaudi-rdmav34.so")).unwrap(),
+            Path::new("/two/libgaudi.so")
+        );
+    }
+
+    #[test]
+    fn elf_headers() {
+        let this = fs::read("/proc/self/exe").unwrap();
+        assert_eq!(is_static_elf(&this), Some(false));
+        assert_eq!(is_static_elf(b"#!/bin/sh\n"), None);
+        let mut none = this[..64].to_vec();
+        none[56] = 0;
+        none[57] = 0;
+        assert_eq!(is_static_elf(&none), Some(true));
+        for cut in 0..64 {
+            is_static_elf(&this[..cut]);
+        }
+    }
+
+    #[test]
+    fn paths_that_lists_cannot_carry() {
+        assert!(plain(Path::new("/a/b-c_d.so")));
+        for bad in ["/a b", "/a:b", "/a;b", "/$ORIGIN"] {
+            assert!(!plain(Path::new(bad)), "{bad}");
+        }
+    }
+}
