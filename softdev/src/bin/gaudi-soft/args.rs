@@ -3,6 +3,7 @@
 use crate::help::Topic;
 use crate::options::Wanted;
 use lexopt::prelude::*;
+use softdev::config::{MAX_DEVICES, MAX_PORTS};
 use std::ffi::OsString;
 
 #[derive(Debug, PartialEq)]
@@ -81,10 +82,12 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, String> {
             Some(Short('h') | Long("help")) => return Ok(Command::Help(Topic::Run)),
             Some(Long("fabric")) => fabric = fabric_name(&mut parser)?,
             Some(Long("devices")) => {
-                wanted.devices = Some(number(&mut parser, "--devices", 1..=8)? as u32)
+                wanted.devices =
+                    Some(number(&mut parser, "--devices", 1..=u64::from(MAX_DEVICES))? as u32)
             }
             Some(Long("ports")) => {
-                wanted.ports = Some(number(&mut parser, "--ports", 1..=24)? as u32)
+                wanted.ports =
+                    Some(number(&mut parser, "--ports", 1..=u64::from(MAX_PORTS))? as u32)
             }
             Some(Long("strict-posted")) => wanted.strict = Some(true),
             Some(Long("rxe")) => wanted.rxe = Some(true),

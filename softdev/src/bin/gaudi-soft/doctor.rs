@@ -375,7 +375,7 @@ fn tools() -> Finding {
 
 fn real_rdma(core: bool, devices: &[String]) -> Finding {
     // Inside a run this sees the soft device's own tree.
-    if std::env::var_os(crate::run::env::DIR).is_some() {
+    if std::env::var_os(softdev::config::ENV_DIR).is_some() {
         return ok("kernel RDMA: not looked at, since this doctor runs inside `gaudi-soft run`");
     }
     match (core, devices) {

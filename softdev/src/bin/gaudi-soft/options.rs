@@ -1,6 +1,6 @@
 //! The options of a fabric: what a command asks for, what the creator fixed, and the record of it beside the fabric file.
 
-use crate::run::env;
+use softdev::config;
 use std::fmt;
 
 /// What the command line said; `None` where it said nothing.
@@ -99,11 +99,11 @@ impl Options {
     pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
         let flag = |on: bool| if on { "1" } else { "0" }.to_string();
         [
-            (env::DEVICES, self.devices.to_string()),
-            (env::PORTS, self.ports.to_string()),
-            (env::STRICT, flag(self.strict)),
-            (env::RXE, flag(self.rxe)),
-            (env::RETRY_MS, self.retry_ms.to_string()),
+            (config::ENV_DEVICES, self.devices.to_string()),
+            (config::ENV_PORTS, self.ports.to_string()),
+            (config::ENV_STRICT, flag(self.strict)),
+            (config::ENV_RXE, flag(self.rxe)),
+            (config::ENV_RETRY_MS, self.retry_ms.to_string()),
         ]
     }
 

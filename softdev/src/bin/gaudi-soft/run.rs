@@ -4,6 +4,7 @@ use crate::args::RunArgs;
 use crate::directory::{Directory, Hold};
 use crate::files::{self, Libraries};
 use crate::{Failure, OWN_FAILURE};
+use softdev::config;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -12,16 +13,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// Names of the environment that the preloaded library reads.
-pub(crate) mod env {
-    pub(crate) const DIR: &str = "GAUDI_SOFT_DIR";
-    pub(crate) const DEVICES: &str = "GAUDI_SOFT_DEVICES";
-    pub(crate) const PORTS: &str = "GAUDI_SOFT_PORTS";
-    pub(crate) const STRICT: &str = "GAUDI_SOFT_STRICT";
-    pub(crate) const RXE: &str = "GAUDI_SOFT_RXE";
-    pub(crate) const RETRY_MS: &str = "GAUDI_SOFT_RETRY_MS";
-}
 
 /// libibverbs appends `-rdmav<N>.so` to the name in IBV_DRIVERS; N is the private ABI of each rdma-core from 34 (Debian 12) on.
 const PABI: [u32; 5] = [34, 57, 59, 64, 65];
@@ -50,7 +41,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let mut command = std::process::Command::new(&args.program);
     command
         .args(&args.args)
-        .env(env::DIR, &dir.path)
+        .env(config::ENV_DIR, &dir.path)
         .envs(options.environment());
     let driver = lib.join("libgaudi");
     // LD_PRELOAD separates by spaces and colons, IBV_DRIVERS by colons and semicolons, neither with a way to quote.
