@@ -1,0 +1,73 @@
+# make demo     set everything up, build, show the device at work
+# make test     every check and test
+# make bench    ratios against peers measured in the same run
+# make lint     formatting, clippy, documentation
+# make install  PREFIX=/usr/local, DESTDIR= for packages
+# make clean
+
+CARGO   ?= cargo
+PREFIX  ?= /usr/local
+DESTDIR ?=
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+
+# What Debian calls the things that we need; each list is installed only where something of it is missing.
+RUN_PACKAGES   := libibverbs1 ibverbs-utils ibverbs-providers perftest
+BUILD_PACKAGES := gcc libc6-dev
+TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils libibverbs-dev python3-pyverbs
+BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) ucx-utils
+
+.PHONY: all build demo test bench lint install clean
+
+all: build
+
+build:
+	$(CARGO) build --release
+
+# $(call packages,LIST): on systems with dpkg, install what is missing of LIST.
+define packages
+	@command -v dpkg-query >/dev/null || { echo "Not a Debian system: make sure that these are there: $(1)"; exit 0; }; \
+	missing=; for p in $(1); do \
+	    case "$$(dpkg-query -W -f '$${Status}' $$p 2>/dev/null)" in *"ok installed") ;; *) missing="$$missing $$p" ;; esac; \
+	done; \
+	[ -z "$$missing" ] || { echo "Installing$$missing"; \
+	    $(SUDO) apt-get update -qq && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+endef
+
+demo:
+	$(call packages,$(RUN_PACKAGES) $(BUILD_PACKAGES))
+	$(CARGO) build --release
+	@tests/demo.sh $(TARGET)/release/gaudi-soft
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --workspace --no-deps --document-private-items --quiet
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check bans licenses sources; fi
+
+# The libraries are built first because the tests load them and cargo does not know.
+test:
+	$(call packages,$(TEST_PACKAGES))
+	$(MAKE) --no-print-directory lint
+	$(CARGO) build --release
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	    $(CARGO) nextest run --release --workspace && $(CARGO) test --release --workspace --doc --quiet; \
+	else \
+	    $(CARGO) test --release --workspace; \
+	fi
+
+bench:
+	$(call packages,$(BENCH_PACKAGES))
+	$(CARGO) build --release
+	$(TARGET)/release/gaudi-bench
+
+# gaudi-soft finds the libraries in ../lib/gaudi-verbs.
+install: build
+	install -D -m 755 $(TARGET)/release/gaudi-soft $(DESTDIR)$(PREFIX)/bin/gaudi-soft
+	install -D -m 644 $(TARGET)/release/libgaudi_softdev.so $(DESTDIR)$(PREFIX)/lib/gaudi-verbs/libgaudi_softdev.so
+	install -D -m 644 $(TARGET)/release/libgaudi.so $(DESTDIR)$(PREFIX)/lib/gaudi-verbs/libgaudi.so
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/gaudi-verbs README.md LICENSE-MIT LICENSE-APACHE docs/*.md
+
+clean:
+	$(CARGO) clean
