@@ -23,6 +23,17 @@ pub trait Layout {
     const FIELDS: &'static [Field];
 }
 
+/// By-name access to the bit fields of a hardware structure, for dumps and tests.
+pub trait BitFields: Layout {
+    const BITS: &'static [Bits];
+
+    /// Calls `f` with every field's name and value, in order of declaration.
+    fn for_each(&self, f: &mut dyn FnMut(&'static str, u64));
+
+    /// Sets one field; false when there is none of that name.
+    fn set_by_name(&mut self, name: &str, value: u64) -> bool;
+}
+
 /// Bits `lo .. lo + width` of little-endian 64-bit words. With constant arguments this is a load, a shift and a mask.
 #[inline(always)]
 pub const fn get_bits<const N: usize>(words: &[u64; N], lo: u32, width: u32) -> u64 {
@@ -107,6 +118,7 @@ macro_rules! bit_struct {
             let mut seen = [0u64; $bytes / 8];
             $(
                 assert!($crate::layout::get_bits(&seen, $lo, $width) == 0, concat!("overlap: ", stringify!($get)));
+                assert!($width <= u8::BITS as usize * ::core::mem::size_of::<$ty>());
                 $crate::layout::set_bits(&mut seen, $lo, $width, u64::MAX);
             )*
         };
@@ -119,9 +131,6 @@ macro_rules! bit_struct {
 
         impl $name {
             pub const ZERO: Self = Self { words: [0; $bytes / 8] };
-            pub const BITS: &'static [$crate::layout::Bits] = &[ $( $crate::layout::Bits {
-                name: stringify!($get), lo: $lo, width: $width,
-            } ),* ];
             $(
                 $(#[$fmeta])*
                 #[inline]
@@ -145,6 +154,24 @@ macro_rules! bit_struct {
             const NAME: &'static str = stringify!($name);
             const SIZE: usize = $bytes;
             const FIELDS: &'static [$crate::layout::Field] = &[];
+        }
+
+        impl $crate::layout::BitFields for $name {
+            const BITS: &'static [$crate::layout::Bits] = &[ $( $crate::layout::Bits {
+                name: stringify!($get), lo: $lo, width: $width,
+            } ),* ];
+
+            fn for_each(&self, f: &mut dyn FnMut(&'static str, u64)) {
+                $( f(stringify!($get), self.$get() as u64); )*
+            }
+
+            fn set_by_name(&mut self, name: &str, value: u64) -> bool {
+                match name {
+                    $( stringify!($get) => self.$set(bit_struct!(@from $ty, value)), )*
+                    _ => return false,
+                }
+                true
+            }
         }
     };
     (@from bool, $e:expr) => { $e != 0 };

@@ -93,7 +93,8 @@ pub const fn cq_offset(cq: u32) -> u32 {
     }
 }
 
-/// Free entries of a FIFO for a producer index and the value read from the CI page.
+/// Free entries of a FIFO for a producer index and the value read from the CI page. That value lags by one pop and the
+/// difference is taken modulo the size, so a FIFO filled to its last entry looks empty: keep two entries free.
 pub const fn fifo_free(pi: u32, ci: u32) -> u32 {
     let entries = crate::hbl::DB_FIFO_ENTRIES;
     entries - (entries.wrapping_add(pi).wrapping_sub(ci) & (entries - 1))
