@@ -1,0 +1,333 @@
+//! Structs of libibverbs as C lays them out: the public ones of `infiniband/verbs.h` and the private ones of rdma-core's
+//! `driver.h`, which no distribution installs. Where releases differ, a struct here is as large as the largest known one and
+//! only offsets that hold for all of rdma-core 34..65 have names; the rest is found at load time (`probe`).
+
+use core::ffi::{c_char, c_int, c_void};
+use gaudi_verbs::{DeviceAttr, QpCap, Sge};
+
+/// A C struct of which all-zero bytes are a valid value.
+///
+/// # Safety
+/// Only integers, nullable pointers, arrays of those and libc's pthread types (whose zero value is the initialised default).
+pub(crate) unsafe trait Plain: Sized {
+    fn zeroed() -> Self {
+        // SAFETY: the implementer promises that all-zero bytes are a valid value.
+        unsafe { core::mem::zeroed() }
+    }
+}
+
+macro_rules! plain {
+    ($($t:ty),* $(,)?) => { $(
+        // SAFETY: integers, raw pointers and pthread objects only.
+        unsafe impl Plain for $t {}
+    )* };
+}
+
+#[repr(C)]
+pub(crate) struct IbvDevice {
+    pub(crate) _ops: [usize; 2],
+    pub(crate) node_type: c_int,
+    pub(crate) transport_type: c_int,
+    pub(crate) name: [u8; 64],
+    pub(crate) dev_name: [u8; 64],
+    pub(crate) dev_path: [u8; 256],
+    pub(crate) ibdev_path: [u8; 256],
+}
+
+#[repr(C)]
+pub(crate) struct VerbsDevice {
+    pub(crate) device: IbvDevice,
+    pub(crate) ops: *const VerbsDeviceOps,
+    pub(crate) refcount: c_int,
+    pub(crate) entry: [usize; 2],
+    pub(crate) sysfs: *mut c_void,
+    pub(crate) core_support: u64,
+}
+
+/// Called by libibverbs; every pointer stays valid for ever.
+#[repr(C)]
+pub(crate) struct VerbsDeviceOps {
+    pub(crate) name: *const c_char,
+    pub(crate) match_min_abi_version: u32,
+    pub(crate) match_max_abi_version: u32,
+    pub(crate) match_table: *const VerbsMatchEnt,
+    pub(crate) static_providers: *const c_void,
+    pub(crate) match_device: Option<unsafe extern "C" fn(*mut VerbsSysfsDev) -> bool>,
+    pub(crate) alloc_context:
+        Option<unsafe extern "C" fn(*mut IbvDevice, c_int, *mut c_void) -> *mut c_void>,
+    pub(crate) import_context: Option<unsafe extern "C" fn(*mut IbvDevice, c_int) -> *mut c_void>,
+    pub(crate) alloc_device: Option<unsafe extern "C" fn(*mut VerbsSysfsDev) -> *mut VerbsDevice>,
+    pub(crate) uninit_device: Option<unsafe extern "C" fn(*mut VerbsDevice)>,
+}
+
+/// All zero (kind 0) ends a match table.
+#[repr(C)]
+pub(crate) struct VerbsMatchEnt {
+    pub(crate) driver_data: usize,
+    pub(crate) u: u64,
+    pub(crate) vendor: u16,
+    pub(crate) device: u16,
+    pub(crate) kind: u8,
+}
+
+/// The head that is the same in all releases (35 inserted `num_ports` further down).
+#[repr(C)]
+pub(crate) struct VerbsSysfsDev {
+    pub(crate) entry: [usize; 2],
+    pub(crate) provider_data: *mut c_void,
+    pub(crate) match_: *const VerbsMatchEnt,
+    pub(crate) flags: u32,
+    pub(crate) sysfs_name: [u8; 64],
+    pub(crate) sysfs_cdev: u64,
+    pub(crate) ibdev_name: [u8; 64],
+    pub(crate) ibdev_path: [u8; 256],
+}
+
+#[repr(C)]
+pub(crate) struct IbvContext {
+    pub(crate) device: *mut IbvDevice,
+    pub(crate) ops: [usize; 32],
+    pub(crate) cmd_fd: c_int,
+    pub(crate) async_fd: c_int,
+    pub(crate) num_comp_vectors: c_int,
+    pub(crate) mutex: libc::pthread_mutex_t,
+    pub(crate) abi_compat: *mut c_void,
+}
+
+#[repr(C)]
+pub(crate) struct IbvCompChannel {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) fd: c_int,
+    pub(crate) refcnt: c_int,
+}
+
+#[repr(C)]
+pub(crate) struct IbvPd {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) handle: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvMr {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) addr: *mut c_void,
+    pub(crate) length: usize,
+    pub(crate) handle: u32,
+    pub(crate) lkey: u32,
+    pub(crate) rkey: u32,
+}
+
+#[repr(C)]
+pub(crate) struct VerbsMr {
+    pub(crate) mr: IbvMr,
+    pub(crate) mr_type: u32,
+    pub(crate) access: c_int,
+}
+
+#[repr(C)]
+pub(crate) struct IbvAh {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) handle: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvCq {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) channel: *mut IbvCompChannel,
+    pub(crate) cq_context: *mut c_void,
+    pub(crate) handle: u32,
+    pub(crate) cqe: c_int,
+    pub(crate) mutex: libc::pthread_mutex_t,
+    pub(crate) cond: libc::pthread_cond_t,
+    pub(crate) comp_events_completed: u32,
+    pub(crate) async_events_completed: u32,
+}
+
+/// `struct ibv_cq_ex`, which is also the size of the private `verbs_cq`. Its head is `struct ibv_cq`.
+#[repr(C)]
+pub(crate) struct IbvCqEx {
+    pub(crate) cq: IbvCq,
+    pub(crate) comp_mask: u32,
+    pub(crate) status: u32,
+    pub(crate) wr_id: u64,
+    /// `start_poll` .. `read_completion_wallclock_ns`.
+    pub(crate) ops: [usize; 18],
+}
+
+#[repr(C)]
+pub(crate) struct IbvQp {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) qp_context: *mut c_void,
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) send_cq: *mut IbvCq,
+    pub(crate) recv_cq: *mut IbvCq,
+    pub(crate) srq: *mut c_void,
+    pub(crate) handle: u32,
+    pub(crate) qp_num: u32,
+    pub(crate) state: u32,
+    pub(crate) qp_type: u32,
+    pub(crate) mutex: libc::pthread_mutex_t,
+    pub(crate) cond: libc::pthread_cond_t,
+    pub(crate) events_completed: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvQpEx {
+    pub(crate) qp_base: IbvQp,
+    pub(crate) comp_mask: u64,
+    pub(crate) wr_id: u64,
+    pub(crate) wr_flags: u32,
+    /// `wr_atomic_cmp_swp` .. `wr_atomic_write` (44) .. `wr_flush` (45).
+    pub(crate) ops: [usize; 22],
+}
+
+/// The private `verbs_qp`. Behind `ibv_qp_ex` follow `comp_mask` and `xrcd`, earlier in earlier releases; whether a QP is
+/// extended is read there by the library, so the place must be inside the allocation and zero.
+#[repr(C)]
+pub(crate) struct VerbsQp {
+    pub(crate) qp_ex: IbvQpEx,
+    pub(crate) tail: [u64; 8],
+}
+
+#[repr(C)]
+pub(crate) struct IbvQpInitAttr {
+    pub(crate) qp_context: *mut c_void,
+    pub(crate) send_cq: *mut IbvCq,
+    pub(crate) recv_cq: *mut IbvCq,
+    pub(crate) srq: *mut c_void,
+    pub(crate) cap: QpCap,
+    pub(crate) qp_type: u32,
+    pub(crate) sq_sig_all: c_int,
+}
+
+/// The head of `struct ibv_qp_init_attr` with the fields behind it; the two are laid out alike up to `sq_sig_all`, and
+/// `comp_mask` uses the padding.
+#[repr(C)]
+pub(crate) struct IbvQpInitAttrEx {
+    pub(crate) qp_context: *mut c_void,
+    pub(crate) send_cq: *mut IbvCq,
+    pub(crate) recv_cq: *mut IbvCq,
+    pub(crate) srq: *mut c_void,
+    pub(crate) cap: QpCap,
+    pub(crate) qp_type: u32,
+    pub(crate) sq_sig_all: c_int,
+    pub(crate) comp_mask: u32,
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) xrcd: *mut c_void,
+    pub(crate) create_flags: u32,
+    pub(crate) max_tso_header: u16,
+    pub(crate) rwq_ind_tbl: *mut c_void,
+    pub(crate) rx_hash_conf: [u64; 3],
+    pub(crate) source_qpn: u32,
+    pub(crate) send_ops_flags: u64,
+}
+
+#[repr(C)]
+pub(crate) struct IbvSendWr {
+    pub(crate) wr_id: u64,
+    pub(crate) next: *mut IbvSendWr,
+    pub(crate) sg_list: *const Sge,
+    pub(crate) num_sge: c_int,
+    pub(crate) opcode: u32,
+    pub(crate) send_flags: u32,
+    pub(crate) imm_data: u32,
+    /// rdma {remote_addr, rkey: u32}, atomic {remote_addr, compare_add, swap, rkey: u32}, ud {ah, remote_qpn, remote_qkey}.
+    pub(crate) wr: [u64; 4],
+    pub(crate) qp_type: u64,
+    pub(crate) bind_or_tso: [u64; 6],
+}
+
+#[repr(C)]
+pub(crate) struct IbvRecvWr {
+    pub(crate) wr_id: u64,
+    pub(crate) next: *mut IbvRecvWr,
+    pub(crate) sg_list: *const Sge,
+    pub(crate) num_sge: c_int,
+}
+
+#[repr(C)]
+pub(crate) struct IbvAsyncEvent {
+    /// The `ibv_cq`, `ibv_qp`, .. or the port number.
+    pub(crate) element: u64,
+    pub(crate) event_type: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvQueryDeviceExInput {
+    pub(crate) comp_mask: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct IbvDeviceAttrEx {
+    pub(crate) orig_attr: DeviceAttr,
+    pub(crate) comp_mask: u32,
+    pub(crate) odp_caps: [u64; 3],
+    pub(crate) completion_timestamp_mask: u64,
+    pub(crate) hca_core_clock: u64,
+    pub(crate) device_cap_flags_ex: u64,
+    pub(crate) tso_caps: [u32; 2],
+    pub(crate) rss_caps: [u64; 4],
+    pub(crate) max_wq_type_rq: u32,
+    pub(crate) packet_pacing_caps: [u32; 3],
+    pub(crate) raw_packet_caps: u32,
+    pub(crate) tm_caps: [u32; 5],
+    pub(crate) cq_mod_caps: [u16; 2],
+    pub(crate) max_dm_size: u64,
+    pub(crate) pci_atomic_caps: [u16; 3],
+    pub(crate) xrc_odp_caps: u32,
+    pub(crate) phys_port_cnt_ex: u32,
+}
+
+plain!(
+    VerbsDevice,
+    IbvPd,
+    IbvMr,
+    VerbsMr,
+    IbvAh,
+    IbvCq,
+    IbvCqEx,
+    IbvQp,
+    IbvQpEx,
+    VerbsQp,
+    IbvDeviceAttrEx
+);
+
+/// `enum ibv_event_type`, those that name a CQ or a QP.
+pub(crate) mod event {
+    pub(crate) const CQ_ERR: u32 = 0;
+    pub(crate) const QP_FATAL: u32 = 1;
+    pub(crate) const PATH_MIG_ERR: u32 = 7;
+    pub(crate) const QP_LAST_WQE_REACHED: u32 = 16;
+}
+
+/// `enum ibv_qp_init_attr_mask`.
+pub(crate) mod qp_init {
+    pub(crate) const PD: u32 = 1 << 0;
+    pub(crate) const CREATE_FLAGS: u32 = 1 << 2;
+}
+
+/// `enum ibv_wr_opcode`, those whose `wr` union is `atomic`.
+pub(crate) mod wr {
+    pub(crate) const ATOMIC_CMP_AND_SWP: u32 = 5;
+    pub(crate) const ATOMIC_FETCH_AND_ADD: u32 = 6;
+}
+
+// The private structs cannot be compared with an installed header: rdma-core 44..65, driver.h.
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<VerbsDevice>() == 712);
+    assert!(offset_of!(VerbsDevice, ops) == 664 && offset_of!(VerbsDevice, sysfs) == 696);
+    assert!(offset_of!(VerbsDevice, core_support) == 704);
+    assert!(size_of::<VerbsDeviceOps>() == 72 && offset_of!(VerbsDeviceOps, alloc_device) == 56);
+    assert!(size_of::<VerbsMatchEnt>() == 24 && offset_of!(VerbsMatchEnt, kind) == 20);
+    assert!(
+        offset_of!(VerbsSysfsDev, ibdev_name) == 112
+            && offset_of!(VerbsSysfsDev, ibdev_path) == 176
+    );
+    assert!(size_of::<VerbsMr>() == 56 && offset_of!(VerbsMr, access) == 52);
+    assert!(size_of::<IbvCqEx>() == 288);
+    assert!(size_of::<IbvQpEx>() == 360 && size_of::<VerbsQp>() >= 376);
+};
