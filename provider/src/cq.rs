@@ -78,6 +78,9 @@ pub(crate) unsafe extern "C" fn poll_cq(cq: *mut IbvCq, entries: c_int, wc: *mut
         if entries == 0 {
             return Ok(0);
         }
+        if wc.is_null() {
+            return Err(Errno::EINVAL);
+        }
         // SAFETY: a live CQ of ours.
         let own = unsafe { own(cq) };
         // SAFETY: the program's array of `entries` completions, as C; any bytes are a valid `Wc`.

@@ -4,10 +4,10 @@
 //! constructor finds each loaded copy, asks it for the layouts it was built with and registers a driver of that layout.
 //! It is installed as `libgaudi-rdmav<abi>.so`, links to one file (separate copies would register twice).
 //!
-//! * [`loaded`]: loaded copies of libibverbs, their symbols, registration
-//! * [`probe`]: the two layout probes; [`optable`]: the op tables
-//! * [`abi`]: layouts of the C structs; [`object`]: C objects with our part behind; [`edge`]: errno and panics
-//! * [`device`], [`context`], [`memory`], [`cq`], [`qp`], [`post`]: the ops
+//! * `loaded`: loaded copies of libibverbs, their symbols, registration
+//! * `probe`: the two layout probes; `optable`: the op tables
+//! * `abi`: layouts of the C structs; `object`: C objects with our part behind; `edge`: errno and panics
+//! * `device`, `context`, `memory`, `cq`, `qp`, `post`: the ops
 
 #[cfg(not(all(
     target_os = "linux",
