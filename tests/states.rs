@@ -1,0 +1,30 @@
+//! Ends of a connection in different states (hazard 30), by tests/c/states.c.
+
+use gaudi_tests::{Fabric, Failures, compile, spawn};
+use std::time::Duration;
+
+#[test]
+fn ends_in_different_states() {
+    let program = compile("states");
+    let fabric = Fabric::two_devices();
+    let mut failures = Failures::default();
+    for case in [
+        "self",
+        "two-qps",
+        "straddle",
+        "two-contexts",
+        "rtr-only",
+        "late-rtr",
+        "no-poll",
+    ] {
+        for second in ["0", "1"] {
+            let done = spawn(fabric.run(program.as_os_str(), [case, second]))
+                .finish(Duration::from_secs(40));
+            failures.note(
+                &format!("{case}, second device {second}"),
+                done.expect_success(),
+            );
+        }
+    }
+    failures.check();
+}
