@@ -1,5 +1,8 @@
-//! Complete RDMA verbs on GAUDI NICs: the driver side.
+//! Complete RDMA verbs on GAUDI NICs: the driver side. docs/design.md tells how it is built.
 
+pub mod native;
+pub mod rc;
 pub mod verbs;
 
+pub use verbs::context::{Context, Guard};
 pub use verbs::types::*;

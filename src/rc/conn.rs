@@ -1,0 +1,634 @@
+//! A connection between two QPs: the two mailboxes, sequence numbers and credits, and how a message becomes a native WRITE.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::msg::{self, AckLine, Header, Hello, LINE, flag, kind};
+use crate::native::{NativeQp, Nic, Window, Write, mailbox_address, split_number};
+use crate::verbs::types::Errno;
+
+/// What a resolved remote key allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteKey {
+    pub iova: u64,
+    pub len: u64,
+    pub device: u64,
+    pub access: u32,
+}
+
+/// An answer that waits for native slots (hazard 8: never for requests).
+#[derive(Clone, Debug)]
+pub enum Response {
+    /// Receive addresses for RTS `seq`.
+    Cts {
+        seq: u32,
+        list: Vec<(u64, u64)>,
+    },
+    Key {
+        rkey: u32,
+        status: u8,
+        key: RemoteKey,
+    },
+    /// Data to write, then the notice. An empty list with a status is a refusal.
+    Read {
+        seq: u32,
+        from: u64,
+        list: Vec<(u64, u64)>,
+    },
+    Atomic {
+        seq: u32,
+        old: u64,
+    },
+    /// The payload of the peer's CTS `seq` has been written: tell it.
+    Fin {
+        seq: u32,
+    },
+    /// Payload of rendezvous SEND `seq` as (local, remote, length).
+    Payload {
+        seq: u32,
+        pieces: Vec<(u64, u64, u64)>,
+    },
+    Revoke {
+        key: u32,
+    },
+    Revoked {
+        key: u32,
+    },
+}
+
+/// RNR wait of a requester.
+#[derive(Clone, Copy, Debug)]
+pub struct Rnr {
+    pub seq: u32,
+    pub deadline: u64,
+    pub left: u8,
+}
+
+#[derive(Debug)]
+pub struct Conn {
+    pub win: Window,
+    /// Device addresses of our mailbox and the peer's.
+    pub base: u64,
+    pub peer: u64,
+    pub my_number: u32,
+    pub peer_number: u32,
+    pub nonce: u64,
+    pub hello_sent: bool,
+    /// The peer's HELLO, once seen and agreed with.
+    pub hello: Option<Hello>,
+    pub max_recv_sge: u32,
+    pub max_dest_rd_atomic: u32,
+
+    // Requester half.
+    pub tx_seq: u32,
+    tx_line: u32,
+    tx_lines: u32,
+    /// The ack line as last looked at.
+    pub ack: AckLine,
+    /// Newest request that carried a notification.
+    notified: u32,
+    /// Newest request that was a SEND (its receive's length is unknown to us).
+    pub last_send: Option<u32>,
+    pub last_imm: Option<u32>,
+    /// Requests that take a receive.
+    pub receives_used: u32,
+    /// Responses (and FINs) that we wait for: places taken in our response ring.
+    pub expected: u32,
+    in_seq: u32,
+    in_slot: u32,
+    pub keys: HashMap<u32, RemoteKey>,
+    pub query: Option<u32>,
+    pub rnr: Option<Rnr>,
+    /// READs and atomics without an answer.
+    pub reads: u32,
+    /// Inline staging: next slot, and the native index after which each is free.
+    pub inline_next: usize,
+    pub inline_end: [u32; msg::INLINE_SLOTS],
+    /// When the oldest unacknowledged request began to wait (ns), for the transport check.
+    pub waiting_since: u64,
+
+    // Responder half.
+    pub rx_seq: u32,
+    rx_line: u32,
+    freed: u32,
+    pub executed: u32,
+    pub posted: u32,
+    armed: u32,
+    /// We have promised to look only when notified.
+    pub cold: bool,
+    pub nak: (u8, u8, u32),
+    pub ack_dirty: bool,
+    pub ack_wake: bool,
+    out_seq: u32,
+    out_slot: u32,
+    /// Rendezvous under way: (RTS, receive index, length, immediate and flags).
+    pub inbound: VecDeque<Inbound>,
+    pub responses: VecDeque<Response>,
+    pub revoke_queue: VecDeque<u32>,
+    pub revoking: Option<u32>,
+    /// Keys to acknowledge the revocation of once the ring has reached an index.
+    pub revoked: Vec<(u32, u32)>,
+    /// Blocked at the head of the request ring for want of a receive.
+    pub rnr_blocked: bool,
+
+    /// The connection has failed: tear it down after this pump.
+    pub dead: bool,
+    /// Something was posted and not rung.
+    pub unrung: bool,
+}
+
+/// A rendezvous SEND whose payload is being written by the peer.
+#[derive(Clone, Copy, Debug)]
+pub struct Inbound {
+    pub seq: u32,
+    pub receive: u32,
+    pub len: u32,
+    pub imm: u32,
+    pub flags: u8,
+    pub finished: bool,
+}
+
+impl Conn {
+    pub fn new(
+        win: Window,
+        my_number: u32,
+        peer_number: u32,
+        nonce: u64,
+        max_recv_sge: u32,
+        max_dest_rd_atomic: u32,
+    ) -> Conn {
+        let (my_port, my_id) = split_number(my_number);
+        let (port, id) = split_number(peer_number);
+        Conn {
+            win,
+            base: mailbox_address(my_port, my_id),
+            peer: mailbox_address(port, id),
+            my_number,
+            peer_number,
+            nonce,
+            hello_sent: false,
+            hello: None,
+            max_recv_sge,
+            max_dest_rd_atomic,
+            tx_seq: 0,
+            tx_line: 0,
+            tx_lines: 0,
+            ack: AckLine::default(),
+            notified: 0,
+            last_send: None,
+            last_imm: None,
+            receives_used: 0,
+            expected: 0,
+            in_seq: 0,
+            in_slot: 0,
+            keys: HashMap::new(),
+            query: None,
+            rnr: None,
+            reads: 0,
+            inline_next: 0,
+            inline_end: [0; msg::INLINE_SLOTS],
+            waiting_since: 0,
+            rx_seq: 0,
+            rx_line: 0,
+            freed: 0,
+            executed: 0,
+            posted: 0,
+            armed: 0,
+            cold: true,
+            nak: (0, 0, 0),
+            ack_dirty: false,
+            ack_wake: false,
+            out_seq: 0,
+            out_slot: 0,
+            inbound: VecDeque::new(),
+            responses: VecDeque::new(),
+            revoke_queue: VecDeque::new(),
+            revoking: None,
+            revoked: Vec::new(),
+            rnr_blocked: false,
+            dead: false,
+            unrung: false,
+        }
+    }
+
+    /// Unacknowledged requests.
+    #[inline]
+    pub fn outstanding(&self) -> u32 {
+        self.tx_seq.wrapping_sub(self.ack.acked)
+    }
+
+    /// Anything that only the peer can bring forward.
+    pub fn waiting(&self) -> bool {
+        self.outstanding() != 0
+            || self.expected != 0
+            || self.revoking.is_some()
+            || !self.responses.is_empty()
+            || !self.revoked.is_empty()
+    }
+
+    /// Lines per response slot: a CTS lists as many SGEs as its writer's receives may have.
+    fn slot_lines(max_recv_sge: u32) -> u32 {
+        msg::lines_for(16 * (max_recv_sge.clamp(1, msg::MAX_SGE as u32)) as usize).max(1)
+    }
+
+    fn out_slots(&self) -> (u32, u32) {
+        let lines = Conn::slot_lines(self.max_recv_sge);
+        (lines, msg::RESPONSE_LINES / lines)
+    }
+
+    fn in_slots(&self) -> (u32, u32) {
+        let lines = Conn::slot_lines(self.hello.map_or(msg::MAX_SGE as u32, |h| h.max_recv_sge));
+        (lines, msg::RESPONSE_LINES / lines)
+    }
+
+    /// May we ask for one more response? Two places stay for revocation and its acknowledgement.
+    pub fn may_expect(&self) -> bool {
+        self.hello.is_some() && self.expected + 2 < self.in_slots().1
+    }
+
+    fn write<N: Nic>(
+        &mut self,
+        nic: &mut N,
+        qp: &mut NativeQp,
+        local: u64,
+        remote: u64,
+        len: u32,
+        tag: u32,
+        notify: bool,
+    ) {
+        let local_done = qp.pi.wrapping_sub(qp.notified) >= crate::native::RING_ENTRIES / 4;
+        nic.post(
+            qp,
+            &Write {
+                local,
+                remote,
+                len,
+                tag,
+                notify_remote: notify,
+                notify_local: local_done,
+            },
+        );
+        self.unrung = true;
+    }
+
+    /// HELLO goes before anything else that we say. Needs a native slot.
+    pub fn say_hello<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        if self.hello_sent {
+            return;
+        }
+        let h = Hello {
+            version: msg::VERSION,
+            nonce: self.nonce,
+            from: self.my_number,
+            to: self.peer_number,
+            request_lines: msg::REQUEST_LINES,
+            response_lines: msg::RESPONSE_LINES,
+            eager_max: msg::EAGER_MAX as u32,
+            max_recv_sge: self.max_recv_sge,
+            max_dest_rd_atomic: self.max_dest_rd_atomic,
+            features: 0,
+        };
+        h.stage(&self.win);
+        let (l, r) = (
+            self.base + msg::STAGE_HELLO as u64,
+            self.peer + msg::HELLO as u64,
+        );
+        self.write(
+            nic,
+            qp,
+            l,
+            r,
+            msg::HELLO_BYTES as u32,
+            self.peer_number,
+            true,
+        );
+        self.hello_sent = true;
+    }
+
+    /// Looks for the peer's HELLO. Err when it does not fit ours.
+    pub fn hear_hello(&mut self) -> Result<bool, Errno> {
+        if self.hello.is_some() {
+            return Ok(true);
+        }
+        let Some(h) = Hello::load(&self.win) else {
+            return Ok(false);
+        };
+        if h.from != self.peer_number || h.to != self.my_number {
+            // Left over from an earlier owner of one of the numbers: not ours.
+            return Ok(false);
+        }
+        let fits = h.version == msg::VERSION
+            && h.request_lines == msg::REQUEST_LINES
+            && h.response_lines == msg::RESPONSE_LINES
+            && h.eager_max as usize == msg::EAGER_MAX;
+        if !fits || h.max_recv_sge as usize > msg::MAX_SGE {
+            log::error!(
+                "QP {:#x}: the peer {:#x} speaks protocol version {} with another geometry; ours is {}",
+                self.my_number,
+                self.peer_number,
+                h.version,
+                msg::VERSION
+            );
+            return Err(Errno::EPROTO);
+        }
+        self.hello = Some(h);
+        Ok(true)
+    }
+
+    /// Lines that may be sent now.
+    fn credit(&self) -> u32 {
+        msg::REQUEST_LINES
+            - self
+                .tx_lines
+                .wrapping_sub(self.ack.freed)
+                .min(msg::REQUEST_LINES)
+    }
+
+    /// Finds room for a request with `len` bytes behind the header: its offset in staging. None: no credit or no native slots now.
+    #[inline]
+    pub fn begin<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp, len: usize) -> Option<usize> {
+        let lines = msg::lines_for(len);
+        let rest = msg::REQUEST_LINES - self.tx_line;
+        let need = if lines > rest { rest + lines } else { lines };
+        if self.credit() < need || qp.free_for_requests() < 3 {
+            return None;
+        }
+        self.say_hello(nic, qp);
+        if lines > rest {
+            let off = msg::STAGE_REQUEST + self.tx_line as usize * LINE;
+            self.tx_seq = self.tx_seq.wrapping_add(1);
+            let h = Header {
+                seq: self.tx_seq,
+                kind: kind::PAD,
+                lines: rest as u16,
+                ..Header::default()
+            };
+            self.send_sealed(nic, qp, off, &h, LINE as u32, rest);
+        }
+        Some(msg::STAGE_REQUEST + self.tx_line as usize * LINE)
+    }
+
+    /// Sends the request whose payload stands in staging at `off` (from `begin`): its sequence number.
+    #[inline]
+    pub fn commit<N: Nic>(
+        &mut self,
+        nic: &mut N,
+        qp: &mut NativeQp,
+        off: usize,
+        kind: u8,
+        flags: u8,
+        len: u32,
+        aux: u32,
+        bytes: usize,
+    ) -> u32 {
+        let lines = msg::lines_for(bytes);
+        if self.outstanding() == 0 {
+            self.waiting_since = 0;
+        }
+        self.tx_seq = self.tx_seq.wrapping_add(1);
+        let h = Header {
+            seq: self.tx_seq,
+            kind,
+            flags,
+            lines: lines as u16,
+            len,
+            aux,
+        };
+        self.send_sealed(nic, qp, off, &h, lines * LINE as u32, lines);
+        self.tx_seq
+    }
+
+    fn send_sealed<N: Nic>(
+        &mut self,
+        nic: &mut N,
+        qp: &mut NativeQp,
+        off: usize,
+        h: &Header,
+        bytes: u32,
+        lines: u32,
+    ) {
+        msg::seal(&self.win, off, h, self.nonce, false);
+        let notify = self.must_notify();
+        if notify {
+            self.notified = h.seq;
+        }
+        let remote = self.peer + (off - msg::STAGE_REQUEST + msg::REQUEST) as u64;
+        self.write(
+            nic,
+            qp,
+            self.base + off as u64,
+            remote,
+            bytes,
+            self.peer_number,
+            notify,
+        );
+        self.tx_lines = self.tx_lines.wrapping_add(lines);
+        self.tx_line += lines;
+        if self.tx_line >= msg::REQUEST_LINES {
+            self.tx_line = 0;
+        }
+    }
+
+    /// The peer is cold and has no notification on its way.
+    #[inline]
+    fn must_notify(&self) -> bool {
+        let armed = self.win.load64(msg::ACK + 8) >> 32;
+        msg::reached(armed as u32, self.notified)
+    }
+
+    /// After ringing: did the peer turn cold behind our back? Then a notification by itself (design, "Hot and armed").
+    pub fn recheck<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        if self.tx_seq != self.notified && self.must_notify() && qp.free_slots() > 1 {
+            self.notified = self.tx_seq;
+            self.poke(nic, qp);
+        }
+    }
+
+    /// A notification without a message: the ack line once more, with a responder CQE.
+    fn poke<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        self.stage_ack();
+        let (l, r) = (
+            self.base + msg::STAGE_ACK as u64,
+            self.peer + msg::ACK as u64,
+        );
+        self.write(nic, qp, l, r, msg::ACK_BYTES as u32, self.peer_number, true);
+        nic.ring(qp);
+        self.unrung = false;
+    }
+
+    fn stage_ack(&self) {
+        let echo = self.hello.map_or(0, |h| h.nonce);
+        let line = AckLine {
+            acked: self.executed,
+            freed: self.freed,
+            posted: self.posted,
+            armed: self.armed,
+            nak_code: self.nak.0,
+            nak_timer: self.nak.1,
+            nak_seq: self.nak.2,
+            echo,
+        };
+        line.stage(&self.win);
+    }
+
+    /// Writes our ack line to the peer, if there is news and a native slot.
+    #[inline]
+    pub fn flush_ack<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        if !self.ack_dirty || qp.free_slots() == 0 || self.hello.is_none() {
+            return;
+        }
+        self.stage_ack();
+        let wake = std::mem::take(&mut self.ack_wake);
+        let (l, r) = (
+            self.base + msg::STAGE_ACK as u64,
+            self.peer + msg::ACK as u64,
+        );
+        self.write(nic, qp, l, r, msg::ACK_BYTES as u32, self.peer_number, wake);
+        self.ack_dirty = false;
+    }
+
+    /// Turning cold: the peer must notify us from the next request on. The caller scans once more afterwards.
+    pub fn go_cold<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        if self.cold || qp.free_slots() == 0 || self.hello.is_none() {
+            return;
+        }
+        self.cold = true;
+        self.armed = self.rx_seq;
+        self.ack_dirty = true;
+        self.flush_ack(nic, qp);
+        nic.ring(qp);
+        self.unrung = false;
+    }
+
+    /// The next request, if it has wholly arrived, and where its payload begins in the mailbox.
+    #[inline]
+    pub fn next_request(&self) -> Option<(Header, usize)> {
+        let off = msg::REQUEST + self.rx_line as usize * LINE;
+        let nonce = self.hello?.nonce;
+        let h = msg::arrived(
+            &self.win,
+            off,
+            msg::REQUEST + msg::REQUEST_LINES as usize * LINE,
+            self.rx_seq.wrapping_add(1),
+            nonce,
+            false,
+        )?;
+        Some((h, off + msg::HEADER))
+    }
+
+    /// A request lies at the head of the ring (cheap look, without its trailer).
+    #[inline]
+    pub fn request_waits(&self) -> bool {
+        self.win.load32(msg::REQUEST + self.rx_line as usize * LINE) == self.rx_seq.wrapping_add(1)
+    }
+
+    /// Steps over the request that `next_request` showed.
+    #[inline]
+    pub fn consumed(&mut self, h: &Header) {
+        self.rx_seq = h.seq;
+        let lines = u32::from(h.lines);
+        self.freed = self.freed.wrapping_add(lines);
+        self.rx_line += lines;
+        if self.rx_line >= msg::REQUEST_LINES {
+            self.rx_line = 0;
+        }
+        self.ack_dirty = true;
+        self.ack_wake |= h.flags & flag::WAKE != 0;
+        self.executed = match self.inbound.front() {
+            Some(i) => i.seq.wrapping_sub(1),
+            None => self.rx_seq,
+        };
+    }
+
+    /// The next response, and where its payload begins.
+    #[inline]
+    pub fn next_response(&self) -> Option<(Header, usize)> {
+        let hello = self.hello?;
+        let seq = self.in_seq.wrapping_add(1);
+        let off = msg::RESPONSE + (self.in_slot * self.in_slots().0) as usize * LINE;
+        let h = msg::arrived(
+            &self.win,
+            off,
+            msg::RESPONSE + msg::RESPONSE_LINES as usize * LINE,
+            seq,
+            hello.nonce,
+            true,
+        )?;
+        Some((h, off + msg::HEADER))
+    }
+
+    /// Steps over the response that `next_response` showed.
+    pub fn consumed_response(&mut self, h: &Header) {
+        self.in_seq = h.seq;
+        self.in_slot = (self.in_slot + 1) % self.in_slots().1;
+    }
+
+    /// A place in staging for a response.
+    pub fn begin_response<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) -> Option<usize> {
+        if qp.free_slots() < 2 {
+            return None;
+        }
+        self.say_hello(nic, qp);
+        Some(msg::STAGE_RESPONSE + (self.out_slot * self.out_slots().0) as usize * LINE)
+    }
+
+    /// Sends it. Who waits for a response looks by itself; `notify` is for the others.
+    pub fn commit_response<N: Nic>(
+        &mut self,
+        nic: &mut N,
+        qp: &mut NativeQp,
+        off: usize,
+        kind: u8,
+        len: u32,
+        aux: u32,
+        bytes: usize,
+        notify: bool,
+    ) {
+        let lines = msg::lines_for(bytes);
+        self.out_seq = self.out_seq.wrapping_add(1);
+        self.out_slot = (self.out_slot + 1) % self.out_slots().1;
+        let h = Header {
+            seq: self.out_seq,
+            kind,
+            flags: 0,
+            lines: lines as u16,
+            len,
+            aux,
+        };
+        msg::seal(&self.win, off, &h, self.nonce, true);
+        let remote = self.peer + (off - msg::STAGE_RESPONSE + msg::RESPONSE) as u64;
+        self.write(
+            nic,
+            qp,
+            self.base + off as u64,
+            remote,
+            lines * LINE as u32,
+            self.peer_number,
+            notify,
+        );
+    }
+
+    /// Marks requests from `seq` on as void: the responder must not execute them any more.
+    pub fn abort_from<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp, seq: u32) {
+        if qp.free_slots() == 0 {
+            return;
+        }
+        self.win.store64(
+            msg::STAGE_ABORT,
+            (self.nonce & !0xffff_ffff) | u64::from(seq),
+        );
+        let (l, r) = (
+            self.base + msg::STAGE_ABORT as u64,
+            self.peer + msg::ABORT as u64,
+        );
+        self.write(nic, qp, l, r, 8, self.peer_number, false);
+        nic.ring(qp);
+        self.unrung = false;
+    }
+
+    /// The peer gave up on this request.
+    pub fn aborted(&self, seq: u32) -> bool {
+        let w = self.win.load64(msg::ABORT);
+        let Some(h) = self.hello else { return false };
+        w != 0 && w >> 32 == h.nonce >> 32 && msg::reached(seq, w as u32)
+    }
+}

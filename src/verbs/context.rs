@@ -1,0 +1,502 @@
+//! A context as the provider sees it: the engine behind its lock, the agent thread, the program's event descriptor.
+
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::time::Duration;
+
+use super::engine::{Engine, limits};
+use super::types::{
+    AhAttr, CqInfo, DeviceAttr, Errno, MrInfo, PortAttr, QpAttr, QpInfo, QpInit, QpQuery, Result,
+    SendWr, Sge, Wc,
+};
+use crate::native::gaudi::Gaudi;
+use crate::native::kernel::{self, ForkMark, Pv, Word};
+use crate::native::{Nic, user};
+use kernel_abi::hbl;
+use kernel_abi::verbs::{
+    atomic_cap, device_cap, link_layer, mtu, phys_state, port_cap, port_state, speed, width,
+};
+use zerocopy::IntoBytes;
+
+/// Bulk bytes that one call moves without the engine's lock (hazard 20).
+const SLICE: u64 = 256 << 10;
+/// How long the agent naps while something is under watch.
+const TICK_NS: u64 = 1_000_000;
+/// The longest nap while the program polls.
+const LONG_TICK_NS: u64 = 4_000_000;
+/// Quiet ticks before the agent lets the device do the watching.
+const QUIET_TICKS: u32 = 20;
+/// Safety net of a deep sleep.
+const DEEP_SLEEP_NS: u64 = 1_000_000_000;
+/// How long deregistration waits for peers and for our own requests.
+const DEREG_BOUND_NS: u64 = 5_000_000_000;
+
+pub struct Context {
+    engine: Mutex<Engine<Gaudi>>,
+    fork: ForkMark,
+    bulk: Option<Pv>,
+    /// Bulk work is left at the device.
+    pending: AtomicBool,
+    /// Polls so far: the agent leaves a program that polls alone.
+    looks: AtomicU64,
+    stop: AtomicBool,
+    /// The agent sleeps until the device or a caller wakes it.
+    asleep: AtomicBool,
+    event_word: Option<Word>,
+    async_read: RawFd,
+    async_write: RawFd,
+    ports: u8,
+    odp: bool,
+    guid: u64,
+    agent: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Context {
+    /// Brings the device up over a freshly opened command descriptor, which libibverbs keeps and closes. `accel` is the number of the
+    /// compute device.
+    pub fn open(cmd_fd: RawFd, accel: u32) -> Result<Arc<Context>> {
+        user::prepare();
+        let gaudi = Gaudi::open(cmd_fd, accel)?;
+        let (async_read, async_write) = kernel::event_pipe()?;
+        let (bulk, ports, features) = (gaudi.bulk(), gaudi.ports(), gaudi.features());
+        let event_word = gaudi.event_word();
+        let ctx = Arc::new(Context {
+            engine: Mutex::new(Engine::new(gaudi)),
+            fork: ForkMark::new()?,
+            bulk,
+            pending: AtomicBool::new(false),
+            looks: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            event_word: event_word,
+            async_read,
+            async_write,
+            ports,
+            odp: features.no_pin,
+            guid: (0x021d_a3ff_fe00_0000 | u64::from(accel) << 8).to_be(),
+            agent: Mutex::new(None),
+        });
+        let agent = ctx.clone();
+        let thread = std::thread::Builder::new()
+            .name("gaudi-agent".into())
+            .stack_size(256 << 10)
+            .spawn(move || agent.run())
+            .map_err(|_| Errno::EAGAIN)?;
+        if let Ok(mut a) = ctx.agent.lock() {
+            *a = Some(thread);
+        }
+        Ok(ctx)
+    }
+
+    /// The program closes the device. Idempotent.
+    pub fn close(&self) {
+        if !self.fork.in_owner() || self.stop.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        // The agent first: it looks at memory that goes away below.
+        self.wake_agent();
+        let agent = self.agent.lock().ok().and_then(|mut a| a.take());
+        if let Some(thread) = agent
+            && thread.join().is_err()
+        {
+            log::error!("the agent thread had panicked");
+        }
+        let mut e = self.engine();
+        e.shut_down();
+        e.env.nic.close();
+        drop(e);
+        kernel::close(self.async_write);
+    }
+
+    /// Descriptor of asynchronous events; libibverbs closes it.
+    pub fn async_fd(&self) -> RawFd {
+        self.async_read
+    }
+
+    pub fn num_comp_vectors(&self) -> i32 {
+        1
+    }
+
+    /// The lock; a panic under it has been caught at the C edge and left the engine broken rather than poisoned.
+    fn engine(&self) -> MutexGuard<'_, Engine<Gaudi>> {
+        match self.engine.lock() {
+            Ok(g) => g,
+            Err(p) => {
+                let mut g = p.into_inner();
+                g.broken = true;
+                g
+            }
+        }
+    }
+
+    #[inline]
+    fn enter(&self) -> Result<MutexGuard<'_, Engine<Gaudi>>> {
+        if !self.fork.in_owner() {
+            return Err(Errno::EIO);
+        }
+        let g = self.engine();
+        if g.broken { Err(Errno::EIO) } else { Ok(g) }
+    }
+
+    /// Runs a verb under the lock, then hands out what it caused: events, bulk work.
+    fn with<T>(&self, f: impl FnOnce(&mut Engine<Gaudi>) -> Result<T>) -> Result<T> {
+        let mut e = self.enter()?;
+        let r = f(&mut e);
+        self.leave(e);
+        r
+    }
+
+    #[inline]
+    fn leave(&self, mut e: MutexGuard<'_, Engine<Gaudi>>) {
+        if !e.env.events.is_empty() {
+            self.deliver(&mut e);
+        }
+        let bulk = e.env.nic.take_pending();
+        let wake = e.watched() != 0 && self.asleep.load(Ordering::Relaxed);
+        drop(e);
+        if bulk {
+            self.pending.store(true, Ordering::Relaxed);
+        }
+        if wake && self.asleep.swap(false, Ordering::AcqRel) {
+            self.wake_agent();
+        }
+    }
+
+    fn deliver(&self, e: &mut Engine<Gaudi>) {
+        for ev in e.env.events.drain(..) {
+            let d = kernel_abi::uverbs::AsyncEventDesc {
+                element: ev.element,
+                event_type: ev.event,
+                reserved: 0,
+            };
+            if let Err(err) = kernel::write_bytes(self.async_write, d.as_bytes()) {
+                log::warn!("asynchronous event {} lost: {err}", ev.event);
+            }
+        }
+    }
+
+    /// Bulk work that doorbells left behind, one slice, without the lock.
+    #[inline]
+    fn move_bulk(&self) {
+        if self.pending.load(Ordering::Relaxed)
+            && let Some(pv) = &self.bulk
+        {
+            let left = pv.progress(SLICE);
+            self.pending.store(left, Ordering::Relaxed);
+        }
+    }
+
+    pub fn alloc_pd(&self) -> Result<u32> {
+        self.with(Engine::alloc_pd)
+    }
+
+    pub fn dealloc_pd(&self, pd: u32) -> Result<()> {
+        self.with(|e| e.dealloc_pd(pd))
+    }
+
+    pub fn reg_mr(&self, pd: u32, addr: u64, len: u64, iova: u64, access: u32) -> Result<MrInfo> {
+        self.with(|e| e.reg_mr(pd, addr, len, iova, access))
+    }
+
+    pub fn dereg_mr(&self, mr: u32) -> Result<()> {
+        self.with(|e| e.dereg_begin(mr))?;
+        let start = kernel::now_ns();
+        let mut rounds = 0u32;
+        while !self.with(|e| {
+            e.progress();
+            Ok(e.dereg_done(mr))
+        })? {
+            self.move_bulk();
+            if kernel::now_ns() - start > DEREG_BOUND_NS {
+                log::warn!("MR {mr}: a peer did not acknowledge the revocation in time");
+                break;
+            }
+            rounds += 1;
+            if rounds > 100 {
+                std::thread::sleep(Duration::from_micros(50));
+            } else {
+                std::thread::yield_now();
+            }
+        }
+        self.with(|e| e.dereg_finish(mr))
+    }
+
+    pub fn create_cq(
+        &self,
+        cqe: u32,
+        channel_fd: Option<RawFd>,
+        comp_vector: u32,
+        cookie: u64,
+    ) -> Result<CqInfo> {
+        if comp_vector != 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.with(|e| e.create_cq(cqe, channel_fd, cookie))
+    }
+
+    pub fn resize_cq(&self, cq: u32, cqe: u32) -> Result<u32> {
+        self.with(|e| e.resize_cq(cq, cqe))
+    }
+
+    pub fn destroy_cq(&self, cq: u32) -> Result<()> {
+        self.with(|e| e.destroy_cq(cq))
+    }
+
+    #[inline]
+    pub fn poll_cq(&self, cq: u32, out: &mut [Wc]) -> Result<usize> {
+        self.move_bulk();
+        let mut e = self.enter()?;
+        let r = e.poll_cq(cq, out);
+        self.looks.store(e.looks, Ordering::Relaxed);
+        self.leave(e);
+        r
+    }
+
+    pub fn req_notify_cq(&self, cq: u32, solicited_only: bool) -> Result<()> {
+        self.with(|e| e.req_notify_cq(cq, solicited_only))
+    }
+
+    pub fn create_qp(&self, init: &QpInit) -> Result<QpInfo> {
+        self.with(|e| e.create_qp(init))
+    }
+
+    pub fn modify_qp(&self, qp: u32, attr: &QpAttr, mask: u32) -> Result<u32> {
+        self.with(|e| e.modify_qp(qp, attr, mask))
+    }
+
+    pub fn query_qp(&self, qp: u32) -> Result<QpQuery> {
+        self.with(|e| e.query_qp(qp))
+    }
+
+    pub fn destroy_qp(&self, qp: u32) -> Result<()> {
+        self.with(|e| e.destroy_qp(qp))
+    }
+
+    pub fn create_ah(&self, pd: u32, attr: &AhAttr) -> Result<u32> {
+        self.with(|e| e.create_ah(pd, attr))
+    }
+
+    pub fn destroy_ah(&self, ah: u32) -> Result<()> {
+        self.with(|e| e.destroy_ah(ah))
+    }
+
+    /// Takes the lock for a list of work requests.
+    #[inline]
+    pub fn lock(&self) -> Result<Guard<'_>> {
+        Ok(Guard {
+            ctx: self,
+            engine: self.enter()?,
+            sent: None,
+        })
+    }
+
+    pub fn query_device(&self) -> DeviceAttr {
+        let mut fw_ver = [0u8; 64];
+        let text = concat!("soft-", env!("CARGO_PKG_VERSION"));
+        fw_ver[..text.len()].copy_from_slice(text.as_bytes());
+        DeviceAttr {
+            fw_ver,
+            node_guid: self.guid,
+            sys_image_guid: self.guid,
+            max_mr_size: limits::MAX_MR_SIZE,
+            page_size_cap: 4096,
+            vendor_id: hbl::VENDOR_ID,
+            vendor_part_id: hbl::DEVICE_ID_GAUDI2,
+            hw_ver: 2,
+            max_qp: 8191 * i32::from(self.ports),
+            max_qp_wr: limits::MAX_QP_WR as i32,
+            device_cap_flags: (device_cap::CURR_QP_STATE_MOD
+                | device_cap::PORT_ACTIVE_EVENT
+                | device_cap::SYS_IMAGE_GUID
+                | device_cap::RC_RNR_NAK_GEN) as u32,
+            max_sge: limits::MAX_SGE as i32,
+            max_sge_rd: limits::MAX_SGE as i32,
+            max_cq: limits::MAX_CQ as i32,
+            max_cqe: limits::MAX_CQE as i32,
+            max_mr: limits::MAX_MR as i32,
+            max_pd: limits::MAX_PD as i32,
+            max_qp_rd_atom: i32::from(limits::MAX_RD_ATOMIC),
+            max_ee_rd_atom: 0,
+            max_res_rd_atom: i32::from(limits::MAX_RD_ATOMIC) * 8191,
+            max_qp_init_rd_atom: i32::from(limits::MAX_RD_ATOMIC),
+            max_ee_init_rd_atom: 0,
+            atomic_cap: atomic_cap::GLOB,
+            max_ee: 0,
+            max_rdd: 0,
+            max_mw: 0,
+            max_raw_ipv6_qp: 0,
+            max_raw_ethy_qp: 0,
+            max_mcast_grp: 0,
+            max_mcast_qp_attach: 0,
+            max_total_mcast_qp_attach: 0,
+            max_ah: limits::MAX_AH as i32,
+            max_fmr: 0,
+            max_map_per_fmr: 0,
+            max_srq: 0,
+            max_srq_wr: 0,
+            max_srq_sge: 0,
+            max_pkeys: 1,
+            local_ca_ack_delay: 15,
+            phys_port_cnt: self.ports,
+        }
+    }
+
+    /// Memory may come and go under a registration.
+    pub fn on_demand_paging(&self) -> bool {
+        self.odp
+    }
+
+    pub fn query_port(&self, port: u8) -> Result<PortAttr> {
+        if port == 0 || port > self.ports {
+            return Err(Errno::EINVAL);
+        }
+        Ok(PortAttr {
+            state: u32::from(port_state::ACTIVE),
+            max_mtu: u32::from(mtu::MTU_4096),
+            active_mtu: u32::from(mtu::MTU_4096),
+            gid_tbl_len: 13,
+            port_cap_flags: port_cap::IP_BASED_GIDS,
+            max_msg_sz: limits::MAX_MSG as u32,
+            pkey_tbl_len: 1,
+            max_vl_num: 1,
+            active_width: width::X2,
+            active_speed: speed::NDR,
+            phys_state: phys_state::LINK_UP,
+            link_layer: link_layer::ETHERNET,
+            active_speed_ex: u32::from(speed::NDR),
+            ..PortAttr::default()
+        })
+    }
+
+    // The agent.
+
+    fn wake_agent(&self) {
+        if let Some(w) = self.event_word {
+            kernel::bump_and_wake(w);
+        }
+    }
+
+    /// Serves peers while the program does not poll; keeps out of its way while it does (hazard 19).
+    fn run(&self) {
+        kernel::block_signals();
+        let mut looks = 0;
+        let mut quiet = 0u32;
+        let mut tick = TICK_NS;
+        while !self.stop.load(Ordering::Acquire) {
+            let seen = self.event_word.map_or(0, |w| kernel::load_word(w));
+            let now = self.looks.load(Ordering::Relaxed);
+            let polled = now != looks;
+            looks = now;
+            let deep = if polled {
+                quiet = 0;
+                tick = (tick + TICK_NS / 4).min(LONG_TICK_NS);
+                self.glance();
+                false
+            } else {
+                tick = TICK_NS;
+                self.serve(&mut quiet)
+            };
+            if self.stop.load(Ordering::Acquire) {
+                break;
+            }
+            match self.event_word {
+                Some(w) if deep => {
+                    self.asleep.store(true, Ordering::SeqCst);
+                    kernel::futex_wait(w, seen, DEEP_SLEEP_NS);
+                    self.asleep.store(false, Ordering::SeqCst);
+                }
+                Some(w) => kernel::futex_wait(w, seen, tick),
+                None => std::thread::sleep(Duration::from_nanos(tick)),
+            }
+        }
+    }
+
+    /// The program polls: only what polling does not see.
+    fn glance(&self) {
+        let mut e = match self.engine.try_lock() {
+            Ok(g) => g,
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => return,
+        };
+        e.native_events();
+        e.run_timers();
+        self.leave_agent(e);
+    }
+
+    /// The program does not poll: do its work. True when the device may do the watching.
+    fn serve(&self, quiet: &mut u32) -> bool {
+        self.move_bulk();
+        let mut e = self.engine();
+        if e.broken {
+            return true;
+        }
+        e.native_events();
+        let mut news = false;
+        for _ in 0..64 {
+            if !e.progress() {
+                break;
+            }
+            news = true;
+        }
+        e.run_timers();
+        *quiet = if news { 0 } else { quiet.saturating_add(1) };
+        let mut deep = false;
+        if *quiet >= 2 {
+            e.cool_down();
+            // Deep sleep needs a device that can wake us.
+            if *quiet >= QUIET_TICKS
+                && e.watched() == 0
+                && e.env.nic.features().cq_notify
+                && !self.pending.load(Ordering::Relaxed)
+            {
+                deep = !e.env.nic.arm();
+            }
+        }
+        self.leave_agent(e);
+        deep
+    }
+
+    fn leave_agent(&self, mut e: MutexGuard<'_, Engine<Gaudi>>) {
+        if !e.env.events.is_empty() {
+            self.deliver(&mut e);
+        }
+        if e.env.nic.take_pending() {
+            self.pending.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The engine, locked for a list of work requests.
+pub struct Guard<'a> {
+    ctx: &'a Context,
+    engine: MutexGuard<'a, Engine<Gaudi>>,
+    sent: Option<u32>,
+}
+
+impl Guard<'_> {
+    #[inline]
+    pub fn post_send(&mut self, qp: u32, wr: &SendWr<'_>) -> Result<()> {
+        self.engine.post_send(qp, wr)?;
+        self.sent = Some(qp);
+        Ok(())
+    }
+
+    #[inline]
+    pub fn post_recv(&mut self, qp: u32, wr_id: u64, sges: &[Sge]) -> Result<()> {
+        if self.engine.post_recv(qp, wr_id, sges)? {
+            self.sent = Some(qp);
+        }
+        Ok(())
+    }
+
+    /// Issues what was posted and releases the lock; bulk data moves after that.
+    #[inline]
+    pub fn finish(mut self) {
+        if let Some(qp) = self.sent {
+            self.engine.kick(qp);
+        }
+        let ctx = self.ctx;
+        ctx.leave(self.engine);
+        ctx.move_bulk();
+    }
+}

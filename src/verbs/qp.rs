@@ -1,0 +1,199 @@
+//! A queue pair, and the tables of the context that the protocol works on.
+
+use super::cq::Cq;
+use super::mr::MrTable;
+use super::queue::{Rq, Sq, SqEntry, Stage};
+use super::types::{QpAttr, QpCap, Wc};
+use crate::native::{NativeQp, Nic};
+use crate::rc::conn::Conn;
+use kernel_abi::verbs::{qps, send_flag, wc_opcode, wc_status, wr_opcode};
+
+/// An asynchronous event for the program: IBV_EVENT_* and its element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsyncEvent {
+    pub element: u64,
+    pub event: u32,
+}
+
+/// A protection domain: a number, and how many objects are in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pd {
+    pub users: u32,
+}
+
+/// Everything of the context but its QPs.
+pub struct Env<N: Nic> {
+    pub nic: N,
+    pub cqs: Vec<Option<Box<Cq>>>,
+    pub mrs: MrTable,
+    pub pds: Vec<Option<Pd>>,
+    pub events: Vec<AsyncEvent>,
+    /// CQs that owe their channel an event, or have overrun.
+    pub raise: Vec<u32>,
+    /// An RNR timer runs somewhere.
+    pub timers: bool,
+    /// MRs whose last revocation was answered.
+    pub revoked: Vec<u32>,
+}
+
+impl<N: Nic> Env<N> {
+    #[inline]
+    pub fn complete(&mut self, cq: u32, wc: Wc, solicited: bool) {
+        if let Some(Some(q)) = self.cqs.get_mut(cq as usize) {
+            q.push(wc, solicited);
+            if q.raise || q.overrun {
+                self.raise.push(cq);
+            }
+        }
+    }
+
+    /// The peer of QP `qp` has forgotten `key`.
+    pub fn revocation_done(&mut self, key: u32) {
+        if let Ok(mr) = self.mrs.get_mut(key >> 8) {
+            mr.revoking = mr.revoking.saturating_sub(1);
+        }
+    }
+}
+
+pub struct Qp {
+    pub handle: u32,
+    /// Element of its asynchronous events.
+    pub cookie: u64,
+    pub pd: u32,
+    pub send_cq: u32,
+    pub recv_cq: u32,
+    pub cap: QpCap,
+    pub qp_type: u32,
+    pub sq_sig_all: bool,
+    pub state: u32,
+    pub attr: QpAttr,
+    pub native: NativeQp,
+    pub sq: Sq,
+    pub rq: Rq,
+    pub conn: Option<Box<Conn>>,
+    /// In the list of QPs that every poll looks at.
+    pub active: bool,
+    /// Looks without news since the last news.
+    pub idle: u32,
+    /// Nothing more is issued: an entry has failed and the error state follows.
+    pub halted: bool,
+}
+
+impl Qp {
+    pub fn number(&self) -> u32 {
+        self.native.number()
+    }
+
+    fn send_wc(&self, e: &SqEntry, status: u32) -> Wc {
+        let opcode = match e.opcode {
+            wr_opcode::RDMA_WRITE | wr_opcode::RDMA_WRITE_WITH_IMM => wc_opcode::RDMA_WRITE,
+            wr_opcode::RDMA_READ => wc_opcode::RDMA_READ,
+            wr_opcode::ATOMIC_CMP_AND_SWP => wc_opcode::COMP_SWAP,
+            wr_opcode::ATOMIC_FETCH_AND_ADD => wc_opcode::FETCH_ADD,
+            wr_opcode::LOCAL_INV => wc_opcode::LOCAL_INV,
+            wr_opcode::BIND_MW => wc_opcode::BIND_MW,
+            _ => wc_opcode::SEND,
+        };
+        let byte_len = if status == wc_status::SUCCESS {
+            e.len as u32
+        } else {
+            0
+        };
+        Wc {
+            wr_id: e.wr_id,
+            status,
+            opcode,
+            byte_len,
+            qp_num: self.number(),
+            ..Wc::default()
+        }
+    }
+
+    /// Reports the send at the head of the queue and steps on.
+    #[inline]
+    pub fn complete_send<N: Nic>(&mut self, env: &mut Env<N>, status: u32) {
+        let e = *self.sq.at(self.sq.head);
+        if self.sq_sig_all || e.flags & send_flag::SIGNALED != 0 || status != wc_status::SUCCESS {
+            let wc = self.send_wc(&e, status);
+            env.complete(self.send_cq, wc, false);
+        }
+        let head = self.sq.head;
+        self.sq.at_mut(head).stage = Stage::Done;
+        self.sq.head = head.wrapping_add(1);
+    }
+
+    /// Reports the receives at the head of the queue that are done, in order.
+    #[inline]
+    pub fn complete_receives<N: Nic>(&mut self, env: &mut Env<N>) {
+        while self.rq.head != self.rq.next {
+            let e = *self.rq.at(self.rq.head);
+            if !e.done {
+                break;
+            }
+            env.complete(self.recv_cq, e.wc, e.solicited);
+            self.rq.head = self.rq.head.wrapping_add(1);
+        }
+    }
+
+    /// Everything that is left in both queues is flushed (IBTA 10.3.1.5): failed sends keep their status, finished receives their success.
+    pub fn flush<N: Nic>(&mut self, env: &mut Env<N>) {
+        self.complete_receives(env);
+        while self.sq.head != self.sq.tail {
+            let e = *self.sq.at(self.sq.head);
+            if self.sq.head == self.sq.issued {
+                self.sq.issued = self.sq.issued.wrapping_add(1);
+            }
+            let status = if e.stage == Stage::Failed {
+                e.status
+            } else {
+                wc_status::WR_FLUSH_ERR
+            };
+            self.complete_send(env, status);
+        }
+        while self.rq.head != self.rq.tail {
+            let e = *self.rq.at(self.rq.head);
+            let wc = if e.done {
+                e.wc
+            } else {
+                Wc {
+                    wr_id: e.wr_id,
+                    status: wc_status::WR_FLUSH_ERR,
+                    opcode: wc_opcode::RECV,
+                    qp_num: self.number(),
+                    ..Wc::default()
+                }
+            };
+            env.complete(self.recv_cq, wc, true);
+            self.rq.head = self.rq.head.wrapping_add(1);
+        }
+        self.rq.next = self.rq.tail;
+    }
+
+    /// The native connection ends: both halves stop before anything else is told to the program (hazard 2).
+    pub fn stop<N: Nic>(&mut self, env: &mut Env<N>) {
+        if self.native.connected
+            && let Err(e) = env.nic.qp_stop(&mut self.native)
+        {
+            log::warn!(
+                "QP {:#x}: stopping the native connection: {e}",
+                self.number()
+            );
+        }
+        if let Some(conn) = self.conn.take() {
+            // Who waits for this peer to forget a key waits no longer: it cannot use it any more.
+            for key in conn.revoke_queue.iter().chain(conn.revoking.iter()) {
+                env.revocation_done(*key);
+            }
+            env.mrs.forget_resolver(self.handle);
+        }
+    }
+
+    /// To the error state: stop, then flush.
+    pub fn enter_error<N: Nic>(&mut self, env: &mut Env<N>) {
+        self.stop(env);
+        self.state = qps::ERR;
+        self.attr.qp_state = qps::ERR;
+        self.halted = true;
+        self.flush(env);
+    }
+}

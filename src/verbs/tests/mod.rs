@@ -1,0 +1,5 @@
+//! The protocol on the scripted device.
+
+mod basics;
+mod random;
+pub(super) mod rig;

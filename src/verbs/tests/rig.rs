@@ -1,0 +1,214 @@
+//! Two ends on a scripted fabric.
+
+use crate::native::sim::{Fabric, SimNic};
+use crate::verbs::engine::Engine;
+use crate::verbs::types::{AhAttr, MrInfo, QpAttr, QpCap, QpInit, SendWr, Sge, Wc};
+use kernel_abi::verbs::{access, qp_attr, qps, qpt, send_flag};
+
+pub const ALL: u32 =
+    access::LOCAL_WRITE | access::REMOTE_WRITE | access::REMOTE_READ | access::REMOTE_ATOMIC;
+
+pub struct End {
+    pub e: Engine<SimNic>,
+    pub device: u8,
+    pub pd: u32,
+    pub cq: u32,
+    pub qp: u32,
+    pub num: u32,
+    pub mem: Vec<u8>,
+    pub mr: MrInfo,
+}
+
+impl End {
+    pub fn new(f: &Fabric, device: u8, bytes: usize, wr: u32) -> End {
+        crate::native::user::prepare();
+        let mut e = Engine::new(f.nic(device));
+        let pd = e.alloc_pd().unwrap();
+        let cq = e.create_cq(4096, Some(7), 0xc0).unwrap().handle;
+        let mem = vec![0u8; bytes];
+        let mr = e
+            .reg_mr(
+                pd,
+                mem.as_ptr() as u64,
+                bytes as u64,
+                mem.as_ptr() as u64,
+                ALL,
+            )
+            .unwrap();
+        let mut end = End {
+            e,
+            device,
+            pd,
+            cq,
+            qp: 0,
+            num: 0,
+            mem,
+            mr,
+        };
+        (end.qp, end.num) = end.create(wr);
+        end
+    }
+
+    pub fn create(&mut self, wr: u32) -> (u32, u32) {
+        let cap = QpCap {
+            max_send_wr: wr,
+            max_recv_wr: wr,
+            max_send_sge: 4,
+            max_recv_sge: 4,
+            max_inline_data: 256,
+        };
+        let init = QpInit {
+            pd: self.pd,
+            send_cq: self.cq,
+            recv_cq: self.cq,
+            cap,
+            qp_type: qpt::RC,
+            sq_sig_all: false,
+            cookie: 0x99,
+        };
+        let q = self.e.create_qp(&init).unwrap();
+        (q.handle, q.qp_num)
+    }
+
+    pub fn to_init(&mut self, qp: u32) {
+        let a = QpAttr {
+            qp_state: qps::INIT,
+            port_num: 1,
+            qp_access_flags: ALL,
+            ..QpAttr::default()
+        };
+        self.e
+            .modify_qp(
+                qp,
+                &a,
+                qp_attr::STATE | qp_attr::PORT | qp_attr::PKEY_INDEX | qp_attr::ACCESS_FLAGS,
+            )
+            .unwrap();
+    }
+
+    pub fn to_rtr(&mut self, qp: u32, device: u8, num: u32) {
+        let mut gid = [0u8; 16];
+        (gid[0], gid[15]) = (0xfe, device);
+        let mut ah = AhAttr {
+            is_global: 1,
+            port_num: 1,
+            ..AhAttr::default()
+        };
+        ah.grh.dgid = [
+            u64::from_ne_bytes(gid[..8].try_into().unwrap()),
+            u64::from_ne_bytes(gid[8..].try_into().unwrap()),
+        ];
+        let a = QpAttr {
+            qp_state: qps::RTR,
+            path_mtu: 5,
+            dest_qp_num: num,
+            ah_attr: ah,
+            max_dest_rd_atomic: 4,
+            min_rnr_timer: 12,
+            ..QpAttr::default()
+        };
+        let mask = qp_attr::STATE
+            | qp_attr::AV
+            | qp_attr::PATH_MTU
+            | qp_attr::DEST_QPN
+            | qp_attr::RQ_PSN
+            | qp_attr::MAX_DEST_RD_ATOMIC
+            | qp_attr::MIN_RNR_TIMER;
+        self.e.modify_qp(qp, &a, mask).unwrap();
+    }
+
+    pub fn to_rts(&mut self, qp: u32, rnr_retry: u8) {
+        let a = QpAttr {
+            qp_state: qps::RTS,
+            timeout: 14,
+            retry_cnt: 7,
+            rnr_retry,
+            max_rd_atomic: 4,
+            ..QpAttr::default()
+        };
+        let mask = qp_attr::STATE
+            | qp_attr::TIMEOUT
+            | qp_attr::RETRY_CNT
+            | qp_attr::RNR_RETRY
+            | qp_attr::SQ_PSN
+            | qp_attr::MAX_QP_RD_ATOMIC;
+        self.e.modify_qp(qp, &a, mask).unwrap();
+    }
+
+    pub fn sge(&self, off: usize, len: usize) -> Sge {
+        Sge {
+            addr: self.mem.as_ptr() as u64 + off as u64,
+            length: len as u32,
+            lkey: self.mr.lkey,
+        }
+    }
+
+    pub fn recv(&mut self, wr_id: u64, off: usize, len: usize) {
+        let s = [self.sge(off, len)];
+        if self.e.post_recv(self.qp, wr_id, &s).unwrap() {
+            self.e.kick(self.qp);
+        }
+    }
+
+    pub fn post(&mut self, wr: &SendWr<'_>) {
+        self.e.post_send(self.qp, wr).unwrap();
+        self.e.kick(self.qp);
+    }
+
+    pub fn send(&mut self, wr_id: u64, opcode: u32, off: usize, len: usize, to: (u64, u32)) {
+        let s = [self.sge(off, len)];
+        self.post(&wr(wr_id, opcode, &s, to));
+    }
+
+    pub fn poll(&mut self) -> Vec<Wc> {
+        let mut v = vec![Wc::default(); 64];
+        self.e.native_events();
+        let n = self.e.poll_cq(self.cq, &mut v).unwrap();
+        v.truncate(n);
+        v
+    }
+
+    pub fn at(&self, off: usize) -> u64 {
+        self.mem.as_ptr() as u64 + off as u64
+    }
+}
+
+pub fn wr<'a>(wr_id: u64, opcode: u32, sges: &'a [Sge], to: (u64, u32)) -> SendWr<'a> {
+    SendWr {
+        wr_id,
+        opcode,
+        flags: send_flag::SIGNALED,
+        imm: 0x1122_3344,
+        remote_addr: to.0,
+        rkey: to.1,
+        compare_add: 0,
+        swap: 0,
+        sges,
+    }
+}
+
+pub fn pair(f: &Fabric, bytes: usize, depth: u32, rnr_retry: u8) -> (End, End) {
+    let (mut a, mut b) = (End::new(f, 1, bytes, depth), End::new(f, 2, bytes, depth));
+    let (na, nb) = (a.num, b.num);
+    for (x, dev, num) in [(&mut a, 2u8, nb), (&mut b, 1u8, na)] {
+        let qp = x.qp;
+        x.to_init(qp);
+        x.to_rtr(qp, dev, num);
+        x.to_rts(qp, rnr_retry);
+    }
+    (a, b)
+}
+
+/// Polls both ends until `n` completions have come to A and `m` to B.
+pub fn collect(a: &mut End, b: &mut End, n: usize, m: usize) -> (Vec<Wc>, Vec<Wc>) {
+    let (mut va, mut vb) = (Vec::new(), Vec::new());
+    for _ in 0..10_000 {
+        va.extend(a.poll());
+        vb.extend(b.poll());
+        if va.len() >= n && vb.len() >= m {
+            break;
+        }
+    }
+    assert_eq!((va.len(), vb.len()), (n, m), "{va:?} {vb:?}");
+    (va, vb)
+}
