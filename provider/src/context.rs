@@ -20,6 +20,10 @@ const OWN_OFFSET: usize = 2048;
 const _: () = assert!(size_of::<IbvContext>() == 328 && OWN_OFFSET >= 328);
 const _: () = assert!(1024 + OWN_OFFSET + size_of::<ContextOwn>() <= ALLOCATION);
 
+/// `struct ibv_odp_caps` {general: u64, rc: u32, uc: u32, ud: u32}: IBV_ODP_SUPPORT, and on RC send, receive, write, read and
+/// atomics.
+const ODP_CAPS: [u64; 3] = [1, 0x1f, 0];
+
 /// Our part of a context.
 pub(crate) struct ContextOwn {
     pub(crate) context: Arc<Context>,
@@ -122,6 +126,9 @@ unsafe extern "C" fn query_device_ex(
         answer.orig_attr = own.context.query_device();
         answer.device_cap_flags_ex = answer.orig_attr.device_cap_flags.into();
         answer.phys_port_cnt_ex = answer.orig_attr.phys_port_cnt.into();
+        if own.context.on_demand_paging() {
+            answer.odp_caps = ODP_CAPS;
+        }
         let attr = attr.cast::<u8>();
         // SAFETY: the caller's buffer has `attr_size` bytes.
         unsafe { attr.write_bytes(0, attr_size) };

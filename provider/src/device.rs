@@ -8,7 +8,7 @@ use crate::logger;
 use crate::object::{Object, field};
 use core::ffi::{c_int, c_void};
 use gaudi_verbs::{Context, Errno, Result};
-use kernel_abi::uverbs::types::{CORE_SUPPORT_OPTIONAL_MR_ACCESS, driver_id};
+use kernel_abi::uverbs::{CORE_SUPPORT_OPTIONAL_MR_ACCESS, driver_id};
 
 /// Habana Labs.
 const VENDOR: u32 = 0x1da3;
