@@ -34,7 +34,15 @@ pub mod cap {
     pub const NO_PIN: u64 = 1 << 40;
 
     /// All of them: what the soft device says unless it is told to be strict.
-    pub const ALL: u64 = MULTI_CONTEXT | QP_STOP_SYNC | QP_GENERATION | ARENA | PV_DOORBELL | CQ_NOTIFY | RAISE_EVENT | DEATH_EVENT | NO_PIN;
+    pub const ALL: u64 = MULTI_CONTEXT
+        | QP_STOP_SYNC
+        | QP_GENERATION
+        | ARENA
+        | PV_DOORBELL
+        | CQ_NOTIFY
+        | RAISE_EVENT
+        | DEATH_EVENT
+        | NO_PIN;
 }
 
 /// `hl_mem_in.flags` bit for MAP: bytes 0..8 (`host_va`) are an offset into the arena, bytes 8..16 the hint, 16..24 the size.

@@ -509,13 +509,13 @@ impl Pv {
 /// Is the range mapped, and (where asked) writable? Its first and last page are touched; what lies between is the device's business.
 pub fn probe(addr: u64, len: u64, writable: bool) -> bool {
     let touch = |a: u64| {
-        // SAFETY: usercopy survives addresses that are not mapped; a write probe changes nothing.
-        let r = if writable {
-            unsafe { usercopy::probe_write(a as *mut u8, 1) }
+        if writable {
+            // SAFETY: usercopy survives addresses that are not mapped; the write probe changes nothing.
+            unsafe { usercopy::probe_write(a as *mut u8, 1) }.is_ok()
         } else {
-            unsafe { usercopy::probe_read(a as *const u8, 1) }
-        };
-        r.is_ok()
+            // SAFETY: as above.
+            unsafe { usercopy::probe_read(a as *const u8, 1) }.is_ok()
+        }
     };
     touch(addr) && touch(addr + len - 1)
 }

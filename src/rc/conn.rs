@@ -436,8 +436,14 @@ impl Conn {
     }
 
     /// After ringing: did the peer turn cold behind our back? Then a notification by itself (design, "Hot and armed").
+    #[inline]
     pub fn recheck<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
-        if self.tx_seq != self.notified && self.must_notify() && qp.free_slots() > 1 {
+        let armed = (self.win.load64(msg::ACK + 8) >> 32) as u32;
+        if msg::reached(armed, self.notified)
+            && !msg::reached(armed, self.tx_seq)
+            && self.tx_seq != self.notified
+            && qp.free_slots() > 1
+        {
             self.notified = self.tx_seq;
             self.poke(nic, qp);
         }

@@ -311,10 +311,15 @@ fn post_write<N: Nic>(
     c.unrung = true;
 }
 
+/// Rings for what was posted; then looks whether the peer has turned cold meanwhile, or behind our back (a WRITE of ours may have
+/// been on its way while the peer looked for the last time).
+#[inline]
 pub fn ring<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
     if c.unrung {
         env.nic.ring(&mut qp.native);
         c.unrung = false;
+    }
+    if c.outstanding() != 0 {
         c.recheck(&mut env.nic, &mut qp.native);
     }
 }

@@ -69,7 +69,7 @@ impl Context {
             looks: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
-            event_word: event_word,
+            event_word,
             async_read,
             async_write,
             ports,
@@ -384,7 +384,7 @@ impl Context {
         let mut quiet = 0u32;
         let mut tick = TICK_NS;
         while !self.stop.load(Ordering::Acquire) {
-            let seen = self.event_word.map_or(0, |w| kernel::load_word(w));
+            let seen = self.event_word.map_or(0, kernel::load_word);
             let now = self.looks.load(Ordering::Relaxed);
             let polled = now != looks;
             looks = now;

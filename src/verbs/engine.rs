@@ -472,16 +472,11 @@ impl<N: Nic> Engine<N> {
         }
         match (qp.state, next) {
             (_, qps::RESET) => self.reset(qp)?,
+            (qps::ERR, qps::ERR) => {}
             (_, qps::ERR) => {
-                if qp.state != qps::ERR {
-                    if let Some(mut c) = qp.conn.take() {
-                        // What has been executed is acknowledged before the connection goes (hazard 4).
-                        c.flush_ack(&mut self.env.nic, &mut qp.native);
-                        requester::ring(qp, &mut c, &mut self.env);
-                        qp.conn = Some(c);
-                    }
-                    qp.enter_error(&mut self.env);
-                }
+                // What has been executed is acknowledged before the connection goes (hazard 4).
+                self.last_word(qp);
+                qp.enter_error(&mut self.env);
             }
             (qps::RESET | qps::INIT, qps::INIT) => {
                 let port = if mask & qp_attr::PORT != 0 {
@@ -537,12 +532,17 @@ impl<N: Nic> Engine<N> {
         Ok(())
     }
 
-    fn reset(&mut self, qp: &mut Qp) -> Result<()> {
+    /// The acknowledgement of what has been executed, before the connection ends.
+    fn last_word(&mut self, qp: &mut Qp) {
         if let Some(mut c) = qp.conn.take() {
             c.flush_ack(&mut self.env.nic, &mut qp.native);
             requester::ring(qp, &mut c, &mut self.env);
             qp.conn = Some(c);
         }
+    }
+
+    fn reset(&mut self, qp: &mut Qp) -> Result<()> {
+        self.last_word(qp);
         let (port, id) = (qp.native.port, qp.native.id);
         qp.stop(&mut self.env);
         if (port, id) != (qp.native.port, qp.native.id) {
@@ -593,11 +593,7 @@ impl<N: Nic> Engine<N> {
             .ok_or(Errno::EINVAL)?;
         // The acknowledgement of the last message goes before the connection (hazard 4).
         rc::pump(&mut qp, &mut self.env);
-        if let Some(mut c) = qp.conn.take() {
-            c.flush_ack(&mut self.env.nic, &mut qp.native);
-            requester::ring(&mut qp, &mut c, &mut self.env);
-            qp.conn = Some(c);
-        }
+        self.last_word(&mut qp);
         qp.stop(&mut self.env);
         self.active.retain(|&h| h != handle);
         self.expel(qp.native.port, qp.native.id);

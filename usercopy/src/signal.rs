@@ -205,7 +205,7 @@ fn serves(index: usize, action: &sigaction) -> bool {
 
 /// If the handler belongs to another copy of this crate, makes it serve our range too.
 fn join(handler: usize) -> bool {
-    if handler <= libc::SIG_IGN || handler % ENTRY_SIZE != 0 {
+    if handler <= libc::SIG_IGN || !handler.is_multiple_of(ENTRY_SIZE) {
         return false;
     }
     let mut mark = Mark {

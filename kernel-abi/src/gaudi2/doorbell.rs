@@ -86,7 +86,7 @@ pub const fn cq_page(cq: u32) -> Option<usize> {
 
 /// Offset of a CQ's number and consumer index registers in its page.
 pub const fn cq_offset(cq: u32) -> u32 {
-    if cq % 2 == 0 {
+    if cq.is_multiple_of(2) {
         umr::CQ0_NUM
     } else {
         umr::CQ1_NUM

@@ -397,8 +397,11 @@ fn idle_qps_turn_cold_and_are_notified_again() {
         b.recv(i, 0, 64);
         a.send(i, wr_opcode::SEND, 0, 16, (0, 0));
         ok(&collect(&mut a, &mut b, 1, 1).0);
-        a.e.cool_down();
-        b.e.cool_down();
+        // Turning cold is news for the other side: it takes a few looks until both rest.
+        for _ in 0..4 {
+            a.e.cool_down();
+            b.e.cool_down();
+        }
         assert_eq!((a.e.watched(), b.e.watched()), (0, 0));
     }
     assert!(f.lock().notifications >= 50);
