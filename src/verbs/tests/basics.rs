@@ -336,9 +336,9 @@ fn a_qp_connected_to_itself() {
     let f = Fabric::default();
     let mut a = End::new(&f, 1, 1 << 16, 16);
     let (qp, num) = (a.qp, a.num);
-    a.to_init(qp);
-    a.to_rtr(qp, 1, num);
-    a.to_rts(qp, 7);
+    a.init(qp);
+    a.rtr(qp, 1, num);
+    a.rts(qp, 7);
     fill(&mut a);
     for len in [10usize, 20_000] {
         a.recv(1, 32768, 32768);

@@ -5,22 +5,21 @@ use crate::verbs::engine::Engine;
 use crate::verbs::types::{AhAttr, MrInfo, QpAttr, QpCap, QpInit, SendWr, Sge, Wc};
 use kernel_abi::verbs::{access, qp_attr, qps, qpt, send_flag};
 
-pub const ALL: u32 =
+pub(crate) const ALL: u32 =
     access::LOCAL_WRITE | access::REMOTE_WRITE | access::REMOTE_READ | access::REMOTE_ATOMIC;
 
-pub struct End {
-    pub e: Engine<SimNic>,
-    pub device: u8,
-    pub pd: u32,
-    pub cq: u32,
-    pub qp: u32,
-    pub num: u32,
-    pub mem: Vec<u8>,
-    pub mr: MrInfo,
+pub(crate) struct End {
+    pub(crate) e: Engine<SimNic>,
+    pub(crate) pd: u32,
+    pub(crate) cq: u32,
+    pub(crate) qp: u32,
+    pub(crate) num: u32,
+    pub(crate) mem: Vec<u8>,
+    pub(crate) mr: MrInfo,
 }
 
 impl End {
-    pub fn new(f: &Fabric, device: u8, bytes: usize, wr: u32) -> End {
+    pub(crate) fn new(f: &Fabric, device: u8, bytes: usize, wr: u32) -> End {
         crate::native::user::prepare();
         let mut e = Engine::new(f.nic(device));
         let pd = e.alloc_pd().unwrap();
@@ -37,7 +36,6 @@ impl End {
             .unwrap();
         let mut end = End {
             e,
-            device,
             pd,
             cq,
             qp: 0,
@@ -49,7 +47,7 @@ impl End {
         end
     }
 
-    pub fn create(&mut self, wr: u32) -> (u32, u32) {
+    pub(crate) fn create(&mut self, wr: u32) -> (u32, u32) {
         let cap = QpCap {
             max_send_wr: wr,
             max_recv_wr: wr,
@@ -70,7 +68,7 @@ impl End {
         (q.handle, q.qp_num)
     }
 
-    pub fn to_init(&mut self, qp: u32) {
+    pub(crate) fn init(&mut self, qp: u32) {
         let a = QpAttr {
             qp_state: qps::INIT,
             port_num: 1,
@@ -86,7 +84,7 @@ impl End {
             .unwrap();
     }
 
-    pub fn to_rtr(&mut self, qp: u32, device: u8, num: u32) {
+    pub(crate) fn rtr(&mut self, qp: u32, device: u8, num: u32) {
         let mut gid = [0u8; 16];
         (gid[0], gid[15]) = (0xfe, device);
         let mut ah = AhAttr {
@@ -117,7 +115,7 @@ impl End {
         self.e.modify_qp(qp, &a, mask).unwrap();
     }
 
-    pub fn to_rts(&mut self, qp: u32, rnr_retry: u8) {
+    pub(crate) fn rts(&mut self, qp: u32, rnr_retry: u8) {
         let a = QpAttr {
             qp_state: qps::RTS,
             timeout: 14,
@@ -135,7 +133,7 @@ impl End {
         self.e.modify_qp(qp, &a, mask).unwrap();
     }
 
-    pub fn sge(&self, off: usize, len: usize) -> Sge {
+    pub(crate) fn sge(&self, off: usize, len: usize) -> Sge {
         Sge {
             addr: self.mem.as_ptr() as u64 + off as u64,
             length: len as u32,
@@ -143,24 +141,24 @@ impl End {
         }
     }
 
-    pub fn recv(&mut self, wr_id: u64, off: usize, len: usize) {
+    pub(crate) fn recv(&mut self, wr_id: u64, off: usize, len: usize) {
         let s = [self.sge(off, len)];
         if self.e.post_recv(self.qp, wr_id, &s).unwrap() {
             self.e.kick(self.qp);
         }
     }
 
-    pub fn post(&mut self, wr: &SendWr<'_>) {
+    pub(crate) fn post(&mut self, wr: &SendWr<'_>) {
         self.e.post_send(self.qp, wr).unwrap();
         self.e.kick(self.qp);
     }
 
-    pub fn send(&mut self, wr_id: u64, opcode: u32, off: usize, len: usize, to: (u64, u32)) {
+    pub(crate) fn send(&mut self, wr_id: u64, opcode: u32, off: usize, len: usize, to: (u64, u32)) {
         let s = [self.sge(off, len)];
         self.post(&wr(wr_id, opcode, &s, to));
     }
 
-    pub fn poll(&mut self) -> Vec<Wc> {
+    pub(crate) fn poll(&mut self) -> Vec<Wc> {
         let mut v = vec![Wc::default(); 64];
         self.e.native_events();
         let n = self.e.poll_cq(self.cq, &mut v).unwrap();
@@ -168,12 +166,12 @@ impl End {
         v
     }
 
-    pub fn at(&self, off: usize) -> u64 {
+    pub(crate) fn at(&self, off: usize) -> u64 {
         self.mem.as_ptr() as u64 + off as u64
     }
 }
 
-pub fn wr<'a>(wr_id: u64, opcode: u32, sges: &'a [Sge], to: (u64, u32)) -> SendWr<'a> {
+pub(crate) fn wr<'a>(wr_id: u64, opcode: u32, sges: &'a [Sge], to: (u64, u32)) -> SendWr<'a> {
     SendWr {
         wr_id,
         opcode,
@@ -187,20 +185,20 @@ pub fn wr<'a>(wr_id: u64, opcode: u32, sges: &'a [Sge], to: (u64, u32)) -> SendW
     }
 }
 
-pub fn pair(f: &Fabric, bytes: usize, depth: u32, rnr_retry: u8) -> (End, End) {
+pub(crate) fn pair(f: &Fabric, bytes: usize, depth: u32, rnr_retry: u8) -> (End, End) {
     let (mut a, mut b) = (End::new(f, 1, bytes, depth), End::new(f, 2, bytes, depth));
     let (na, nb) = (a.num, b.num);
     for (x, dev, num) in [(&mut a, 2u8, nb), (&mut b, 1u8, na)] {
         let qp = x.qp;
-        x.to_init(qp);
-        x.to_rtr(qp, dev, num);
-        x.to_rts(qp, rnr_retry);
+        x.init(qp);
+        x.rtr(qp, dev, num);
+        x.rts(qp, rnr_retry);
     }
     (a, b)
 }
 
 /// Polls both ends until `n` completions have come to A and `m` to B.
-pub fn collect(a: &mut End, b: &mut End, n: usize, m: usize) -> (Vec<Wc>, Vec<Wc>) {
+pub(crate) fn collect(a: &mut End, b: &mut End, n: usize, m: usize) -> (Vec<Wc>, Vec<Wc>) {
     let (mut va, mut vb) = (Vec::new(), Vec::new());
     for _ in 0..10_000 {
         va.extend(a.poll());
