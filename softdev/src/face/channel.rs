@@ -1,0 +1,207 @@
+//! Event descriptors: completion channels and async event files.
+//!
+//! Each is a pipe in packet mode, so one read gives one event and poll, epoll, O_NONBLOCK and close need no help from us. The
+//! program gets the read end. We keep, at high numbers, the write end and a read end of our own with its own flags: with it
+//! the events of a destroyed object are taken out again, as the kernel does.
+
+use gaudi_softnic::Result;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno as Rx;
+use rustix::pipe::PipeFlags;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Events that may be unread; above it raising one is EAGAIN.
+const CAPACITY: usize = 256;
+/// Our own descriptors stay out of the numbers that programs iterate over or select on.
+const HIGH_FD: RawFd = 1000;
+/// The larger of the two kinds of event.
+pub(crate) const MAX_EVENT: usize = 16;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ChannelKind {
+    /// 8 bytes: the CQ's user handle.
+    Completion,
+    /// 16 bytes: element, type.
+    Async,
+}
+
+impl ChannelKind {
+    fn event_size(self) -> usize {
+        match self {
+            ChannelKind::Completion => 8,
+            ChannelKind::Async => MAX_EVENT,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    kind: ChannelKind,
+    inode: (u64, u64),
+    /// Inode of the device file that it belongs to.
+    owner: (u64, u64),
+    write: OwnedFd,
+    /// Serialises writers with [`Channel::purge`], so that order survives.
+    read: Mutex<OwnedFd>,
+}
+
+impl Channel {
+    /// The channel and the program's descriptor of it.
+    pub(crate) fn create(kind: ChannelKind, owner: (u64, u64)) -> Result<(Channel, OwnedFd)> {
+        let (program, write) = rustix::pipe::pipe_with(PipeFlags::DIRECT | PipeFlags::CLOEXEC)?;
+        let write = high(write)?;
+        rustix::fs::fcntl_setfl(&write, OFlags::DIRECT | OFlags::NONBLOCK)?;
+        // A page per event; users above their pipe allowance stay with the default of 16 events.
+        let _ = rustix::pipe::fcntl_setpipe_size(&write, CAPACITY * 4096);
+        let path = format!("/proc/self/fd/{}", write.as_raw_fd());
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let read = high(rustix::fs::open(path, flags, Mode::empty())?)?;
+        let st = rustix::fs::fstat(&program)?;
+        Ok((
+            Channel {
+                kind,
+                inode: (st.st_dev, st.st_ino),
+                owner,
+                write,
+                read: Mutex::new(read),
+            },
+            program,
+        ))
+    }
+
+    pub(crate) fn kind(&self) -> ChannelKind {
+        self.kind
+    }
+
+    pub(crate) fn inode(&self) -> (u64, u64) {
+        self.inode
+    }
+
+    pub(crate) fn owner(&self) -> (u64, u64) {
+        self.owner
+    }
+
+    /// Our own descriptors of the pipe.
+    pub(crate) fn own_fds(&self) -> Vec<RawFd> {
+        vec![self.write.as_raw_fd(), self.lock().as_raw_fd()]
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an event; EAGAIN when too many are unread. Never blocks.
+    pub(crate) fn push(&self, event: &[u8]) -> Result<()> {
+        let _order = self.lock();
+        self.put(event)
+    }
+
+    fn put(&self, event: &[u8]) -> Result<()> {
+        debug_assert_eq!(event.len(), self.kind.event_size());
+        loop {
+            match rustix::io::write(&self.write, event) {
+                Ok(_) => return Ok(()),
+                Err(Rx::INTR) => (),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Takes out the unread events whose first word is `element`; returns how many there were.
+    pub(crate) fn purge(&self, element: u64) -> u32 {
+        let read = self.lock();
+        let mut kept = Vec::new();
+        let mut dropped = 0;
+        let mut event = [0u8; MAX_EVENT];
+        let size = self.kind.event_size();
+        for _ in 0..CAPACITY {
+            let Ok(n) = rustix::io::read(&*read, &mut event) else {
+                break;
+            };
+            let Some(event) = event.get(..size).filter(|_| n == size) else {
+                break;
+            };
+            if event.starts_with(&element.to_ne_bytes()) {
+                dropped += 1;
+            } else {
+                kept.push(event.to_vec());
+            }
+        }
+        for event in kept {
+            // There was room for it a moment ago, and nobody else writes.
+            if let Err(e) = self.put(&event) {
+                log::warn!("event lost: {e}");
+            }
+        }
+        dropped
+    }
+}
+
+/// Moves a descriptor out of the program's way.
+pub(crate) fn high(fd: OwnedFd) -> Result<OwnedFd> {
+    match rustix::io::fcntl_dupfd_cloexec(&fd, HIGH_FD) {
+        Ok(moved) => Ok(moved),
+        // The limit on descriptors may be lower than that.
+        Err(Rx::INVAL) => Ok(fd),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// One async event as the program reads it.
+pub(crate) fn async_event(element: u64, event_type: u32) -> [u8; MAX_EVENT] {
+    use zerocopy::IntoBytes;
+    let desc = kernel_abi::uverbs::AsyncEventDesc {
+        element,
+        event_type,
+        reserved: 0,
+    };
+    let mut bytes = [0; MAX_EVENT];
+    bytes.copy_from_slice(desc.as_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gaudi_softnic::Errno;
+
+    #[test]
+    fn one_read_one_event() {
+        let (channel, fd) = Channel::create(ChannelKind::Completion, (0, 0)).unwrap();
+        channel.push(&1u64.to_ne_bytes()).unwrap();
+        channel.push(&2u64.to_ne_bytes()).unwrap();
+        let mut buffer = [0u8; 64];
+        assert_eq!(rustix::io::read(&fd, &mut buffer).unwrap(), 8);
+        assert_eq!(buffer[0], 1);
+        assert_eq!(rustix::io::read(&fd, &mut buffer).unwrap(), 8);
+        assert_eq!(buffer[0], 2);
+    }
+
+    #[test]
+    fn purge_keeps_the_others_in_order() {
+        let (channel, fd) = Channel::create(ChannelKind::Async, (0, 0)).unwrap();
+        for n in [7, 8, 7, 9] {
+            channel.push(&async_event(n, 3)).unwrap();
+        }
+        assert_eq!(channel.purge(7), 2);
+        assert_eq!(channel.purge(7), 0);
+        let mut buffer = [0u8; 64];
+        for n in [8, 9] {
+            assert_eq!(rustix::io::read(&fd, &mut buffer).unwrap(), 16);
+            assert_eq!(buffer[..16], async_event(n, 3));
+        }
+    }
+
+    #[test]
+    fn full_is_eagain() {
+        let (channel, _fd) = Channel::create(ChannelKind::Completion, (0, 0)).unwrap();
+        let pushed = (0..10_000u64)
+            .take_while(|n| channel.push(&n.to_ne_bytes()).is_ok())
+            .count();
+        assert!((16..=CAPACITY).contains(&pushed), "{pushed}");
+        assert_eq!(channel.push(&[0; 8]), Err(Errno::EAGAIN));
+        assert_eq!(channel.purge(3), 1);
+        assert_eq!(channel.push(&[0; 8]), Ok(()));
+    }
+}
