@@ -28,6 +28,8 @@ pub enum GidType {
 pub struct ProcessInfo {
     pub pid: u32,
     pub comm: String,
+    /// A stopped process in the middle of a copy that this one waits for (it wants to unmap memory); 0 for none.
+    pub waiting_for: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

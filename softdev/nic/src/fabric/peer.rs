@@ -1,0 +1,346 @@
+//! Other contexts of the fabric and the processes that own them.
+
+use super::attach::{Fabric, lock};
+use crate::nic::mmu;
+use crate::nic::rdma_layout::{self as rdma, Layout, head};
+use crate::shm::fabric_file::{CtxCopy, Owner, state};
+use crate::shm::locks::Holder;
+use crate::shm::remote_mem::RemoteMem;
+use crate::shm::{Fd, Mapping, memfd};
+use crate::{Errno, Result};
+use rustix::fs::{Mode, OFlags, fstat, open};
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+
+#[derive(Default)]
+pub(super) struct Peers {
+    pub(super) links: HashMap<u32, Arc<Link>>,
+    remotes: HashMap<(u32, u32), Arc<Remote>>,
+}
+
+/// A process of the fabric, held by things that do not pass to another process with its number.
+pub(crate) struct Link {
+    pub(crate) owner: Owner,
+    pub(crate) pid: u32,
+    /// Our own process: plain copies reach its memory.
+    pub(crate) is_self: bool,
+    pub(super) pidfd: Option<Fd>,
+    mem: Result<RemoteMem>,
+    /// Write end of the process's pipe. In an error state once the process has exited or called exec.
+    pub(super) wake: Option<Fd>,
+    pub(super) dead: AtomicBool,
+}
+
+impl Link {
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Acquire)
+    }
+
+    pub(crate) fn mem(&self) -> Result<&RemoteMem> {
+        self.mem.as_ref().map_err(|e| *e)
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(fd) = &self.wake {
+            crate::shm::fd::wake(fd);
+        }
+    }
+
+    fn open(fabric: &Fabric, owner: Owner) -> Result<Link> {
+        let record = fabric.file.proc(owner.slot);
+        let live = state::pack(state::LIVE, owner);
+        if record.state().load(Acquire) != live {
+            return Err(Errno::ESRCH);
+        }
+        let pid = record.pid().load(Relaxed);
+        if owner == fabric.me {
+            return Ok(Link {
+                owner,
+                pid,
+                is_self: true,
+                pidfd: None,
+                mem: Err(Errno::EINVAL),
+                wake: Some(Fd::high(fabric.pipe.write.dup()?)),
+                dead: AtomicBool::new(false),
+            });
+        }
+        if record.pid_ns().load(Relaxed) != fabric.pid_ns {
+            return Err(Errno::EXDEV);
+        }
+        let number = i32::try_from(pid)
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .ok_or(Errno::ESRCH)?;
+        let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
+        // Opened before the checks below: if the number changes hands in between, this belongs to somebody who is dead by then.
+        let mem = RemoteMem::open(pid);
+        if let Err(e @ (Errno::EPERM | Errno::EACCES)) = &mem {
+            explain_denial(fabric, pid, *e);
+        }
+        let path = format!("/proc/{pid}/fd/{}", record.wake_fd().load(Relaxed));
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let wake = Fd::high(open(path, flags, Mode::empty())?);
+        if fstat(&wake)?.st_ino != record.pipe_ino().load(Relaxed) {
+            return Err(Errno::ESRCH);
+        }
+        let holder = fabric.shared.file.holder(owner.slot)?;
+        if holder != Holder::Process(pid) || record.state().load(Acquire) != live {
+            return Err(Errno::ESRCH);
+        }
+        let pidfd = Some(Fd::high(pidfd));
+        Ok(Link {
+            owner,
+            pid,
+            is_self: false,
+            pidfd,
+            mem,
+            wake: Some(wake),
+            dead: AtomicBool::new(false),
+        })
+    }
+}
+
+/// Says once how to let processes of one user reach each other.
+fn explain_denial(fabric: &Fabric, pid: u32, e: Errno) {
+    if !fabric.thread.denial_told.swap(true, Relaxed) {
+        log::error!(
+            "no access to the memory of process {pid} ({e}): with kernel.yama.ptrace_scope above 0 it must allow it by \
+             prctl(PR_SET_PTRACER), which the soft device does unless GAUDI_SOFT_NO_PTRACER is set; scope 3 or another user \
+             cannot be helped"
+        );
+    }
+}
+
+/// A context of the fabric, mapped.
+pub(crate) struct Remote {
+    pub(crate) device: u32,
+    pub(crate) nonce: u64,
+    pub(crate) link: Arc<Link>,
+    pub(crate) map: Arc<Mapping>,
+    pub(crate) accel: Arc<Mapping>,
+    pub(crate) layout: Layout,
+    /// This process's line of in-flight counters.
+    line: u64,
+    /// Device memory ends here.
+    pub(crate) dram_end: u64,
+}
+
+impl Remote {
+    /// Counts an access in, before anything is looked up there. A full fence.
+    #[inline(always)]
+    pub(crate) fn enter(&self, qpn: u32) {
+        self.map.w64(self.way(qpn)).add(1);
+    }
+
+    #[inline(always)]
+    pub(crate) fn leave(&self, qpn: u32) {
+        self.map.w64(self.way(qpn)).sub(1);
+    }
+
+    #[inline(always)]
+    fn way(&self, qpn: u32) -> u64 {
+        self.line + 8 + 8 * (u64::from(qpn) % rdma::INFLIGHT_WAYS)
+    }
+
+    pub(crate) fn was_closed(&self) -> bool {
+        self.map.w32(head::CLOSED).load(Acquire) != 0
+    }
+
+    /// Generation under which the owner has this QP, 0 for not at all.
+    pub(crate) fn live_generation(&self, port: u32, qpn: u32) -> u32 {
+        self.map
+            .w32(rdma::LIVE + 4 * rdma::qp_index(port, qpn))
+            .load(Acquire)
+    }
+
+    /// Tells the owner about an error of its QP. Each step is harmless without the next.
+    pub(crate) fn report(&self, port: u32, qpn: u32, syndrome: u8) {
+        let index = rdma::qp_index(port, qpn);
+        self.map
+            .w32(rdma::SYNDROME + 4 * index)
+            .store(u32::from(syndrome), Release);
+        self.map
+            .w64(rdma::SYNDROME_BITS + index / 64 * 8)
+            .or(1 << (index % 64));
+        self.map.w32(head::INBOX).or(1 << (port % 32));
+        self.link.wake();
+    }
+
+    fn new(fabric: &Fabric, device: u32, asid: u32, copy: &CtxCopy) -> Result<Remote> {
+        let link = fabric.link(copy.owner)?;
+        let (map, accel) = if link.is_self {
+            let local = fabric
+                .local_contexts()
+                .into_iter()
+                .find(|c| c.asid() == asid && c.rdma().device() == device);
+            local
+                .filter(|c| c.nonce() == copy.nonce)
+                .ok_or(Errno::ESRCH)?
+                .mappings()
+        } else {
+            let open =
+                |fd, ino| memfd::open_peer(link.pid, fd, copy.dev, ino, u64::MAX).map(Arc::new);
+            (
+                open(copy.rdma_fd, copy.rdma_ino)?,
+                open(copy.accel_fd, copy.accel_ino)?,
+            )
+        };
+        let header: [u64; 7] = map.load_words(0);
+        let layout = Layout::checked(header[5], header[6]).ok_or(Errno::EINVAL)?;
+        let ids = u64::from(asid) | u64::from(device) << 32;
+        let expected = [rdma::MAGIC, u64::from(rdma::VERSION), copy.nonce, ids];
+        if header[..4] != expected
+            || map.len() < layout.total()
+            || accel.w64(0).load(Relaxed) != mmu::MAGIC
+        {
+            return Err(Errno::ESTALE);
+        }
+        let dram_end = mmu::DRAM
+            .saturating_add(accel.w64(mmu::HEAD_DRAM).load(Relaxed))
+            .min(accel.len());
+        if fabric.file.ctx(device, asid).copy().as_ref() != Some(copy) {
+            return Err(Errno::ESRCH);
+        }
+        // A line left by a dead process of the same slot is cleared before it counts again.
+        let line = rdma::INFLIGHT + u64::from(fabric.me.slot) * 64;
+        let mine = u64::from(fabric.me.inc);
+        map.w32(head::INFLIGHT_HIGH).max(fabric.me.slot + 1);
+        if map.w64(line).load(Acquire) != mine {
+            map.store_words(line + 8, &[0; rdma::INFLIGHT_WAYS as usize]);
+            map.w64(line).store(mine, SeqCst);
+        }
+        Ok(Remote {
+            device,
+            nonce: copy.nonce,
+            link,
+            map,
+            accel,
+            layout,
+            line,
+            dram_end,
+        })
+    }
+}
+
+impl Fabric {
+    /// The context that has this ASID now. Slow at first; later one look into a table.
+    pub(crate) fn remote(&self, device: u32, asid: u32) -> Result<Arc<Remote>> {
+        let copy = self.file.ctx(device, asid).copy().ok_or(Errno::ESRCH)?;
+        let mut peers = lock(&self.peers);
+        if let Some(remote) = peers.remotes.get(&(device, asid))
+            && remote.nonce == copy.nonce
+        {
+            return if remote.link.is_dead() {
+                Err(Errno::ESRCH)
+            } else {
+                Ok(remote.clone())
+            };
+        }
+        drop(peers);
+        let fresh = Arc::new(Remote::new(self, device, asid, &copy)?);
+        peers = lock(&self.peers);
+        peers
+            .remotes
+            .retain(|_, r| !r.was_closed() && !r.link.is_dead());
+        peers.remotes.insert((device, asid), fresh.clone());
+        drop(peers);
+        self.wake_thread();
+        Ok(fresh)
+    }
+
+    fn link(&self, owner: Owner) -> Result<Arc<Link>> {
+        let known = lock(&self.peers).links.get(&owner.slot).cloned();
+        if let Some(link) = known.filter(|l| l.owner == owner) {
+            return if link.is_dead() {
+                Err(Errno::ESRCH)
+            } else {
+                Ok(link)
+            };
+        }
+        let fresh = Arc::new(Link::open(self, owner)?);
+        let mut peers = lock(&self.peers);
+        Ok(match peers.links.get(&owner.slot) {
+            Some(link) if link.owner == owner => link.clone(),
+            _ => {
+                peers.links.insert(owner.slot, fresh.clone());
+                fresh
+            }
+        })
+    }
+
+    pub(super) fn links(&self) -> Vec<Arc<Link>> {
+        lock(&self.peers).links.values().cloned().collect()
+    }
+
+    pub(super) fn drop_peer(&self, link: &Arc<Link>) {
+        let mut peers = lock(&self.peers);
+        peers.links.retain(|_, l| !Arc::ptr_eq(l, link));
+        peers.remotes.retain(|_, r| !Arc::ptr_eq(&r.link, link));
+    }
+
+    /// Forgets what is mapped of a context of this process, so that closing it gives its memory back.
+    pub(crate) fn drop_remote(&self, device: u32, nonce: u64) {
+        lock(&self.peers)
+            .remotes
+            .retain(|_, r| (r.device, r.nonce) != (device, nonce));
+    }
+}
+
+/// Waits until every access to a context that was in flight when the caller invalidated something has ended.
+///
+/// A stopped writer is waited for, and named in the log: memory safety wins over progress. A dead one has ended.
+pub(crate) fn wait_in_flight(fabric: &Fabric, map: &Mapping) {
+    std::sync::atomic::fence(SeqCst);
+    let mut said = false;
+    let high = map
+        .w32(head::INFLIGHT_HIGH)
+        .load(SeqCst)
+        .min(crate::shm::fabric_file::MAX_PROCS);
+    for slot in 0..high {
+        let line = rdma::INFLIGHT + u64::from(slot) * 64;
+        for way in 0..rdma::INFLIGHT_WAYS {
+            let counter = map.w64(line + 8 + 8 * way);
+            let mut turns = 0u32;
+            while counter.load(SeqCst) != 0 {
+                let inc = map.w64(line).load(Acquire) as u32;
+                let owner = Owner { slot, inc };
+                // What a dead writer left is not cleared here: the next owner of the slot begins with a cleared line.
+                let gone =
+                    fabric.file.proc(slot).state().load(Acquire) != state::pack(state::LIVE, owner);
+                if gone || (turns % 1024 == 1023 && !fabric.is_alive(owner)) {
+                    break;
+                }
+                if turns == STOPPED_AFTER {
+                    let pid = fabric.file.proc(slot).pid().load(Relaxed);
+                    fabric
+                        .file
+                        .proc(fabric.me.slot)
+                        .waiting_for()
+                        .store(pid, Relaxed);
+                    said = true;
+                    log::warn!(
+                        "process {pid} is in the middle of a copy and does not go on: waiting for it"
+                    );
+                }
+                crate::shm::trylock::pause(&mut turns);
+            }
+        }
+    }
+    if said {
+        fabric
+            .file
+            .proc(fabric.me.slot)
+            .waiting_for()
+            .store(0, Relaxed);
+    }
+}
+
+/// About a second of [`crate::shm::trylock::pause`].
+const STOPPED_AFTER: u32 = 8192;
+
+/// For `poll`.
+pub(super) fn as_fd(fd: &Option<Fd>) -> Option<std::os::fd::BorrowedFd<'_>> {
+    fd.as_ref().map(|fd| fd.as_fd())
+}

@@ -1,0 +1,143 @@
+//! The paravirtual functions, and the few calls of a process about itself. Unsafe: the C edge.
+
+use crate::nic::NicContext;
+use crate::{Errno, Result};
+use kernel_abi::ext::{PV_VERSION, PvTable};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicPtr, Ordering::*};
+
+/// How an event gets into a completion channel.
+type Raise = fn(channel_fd: i32, user_handle: u64) -> i32;
+
+static RAISE: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+
+/// The face registers how [`PvTable::raise`] reaches a completion channel. Called once per process.
+pub fn set_raise(f: Raise) {
+    RAISE.store(f as *mut (), Release);
+}
+
+fn raise_function() -> Option<Raise> {
+    let f = RAISE.load(Acquire);
+    if f.is_null() {
+        return None;
+    }
+    // SAFETY: only `set_raise` stores here, and it stores a function of this type.
+    Some(unsafe { std::mem::transmute::<*mut (), Raise>(f) })
+}
+
+pub(crate) fn can_raise() -> bool {
+    !RAISE.load(Acquire).is_null()
+}
+
+/// Address of the table in this process.
+pub(crate) fn table_address() -> u64 {
+    static TABLE: OnceLock<PvTable> = OnceLock::new();
+    let table = TABLE.get_or_init(|| PvTable {
+        version: PV_VERSION,
+        size: size_of::<PvTable>() as u32,
+        doorbell: doorbell as *const () as u64,
+        progress: progress as *const () as u64,
+        cq_ci: cq_ci as *const () as u64,
+        cq_arm: cq_arm as *const () as u64,
+        raise: raise as *const () as u64,
+        stalled_us: stalled_us as *const () as u64,
+    });
+    std::ptr::from_ref(table) as u64
+}
+
+/// The context's address. Like a mapped register page it is good until the context is closed.
+pub(crate) fn cookie(context: &NicContext) -> u64 {
+    std::ptr::from_ref(context) as u64
+}
+
+/// Runs a function of the context that a cookie names; a panic ends here.
+#[inline(always)]
+fn with<R: Default>(cookie: u64, f: impl FnOnce(&NicContext) -> R) -> R {
+    // SAFETY: a cookie is null or was made by `cookie` from a context that its holder keeps open while it calls (the
+    // contract of the table); contexts are never changed but through shared references.
+    let Some(context) = (unsafe { (cookie as *const NicContext).as_ref() }) else {
+        return R::default();
+    };
+    catch_unwind(AssertUnwindSafe(|| f(context))).unwrap_or_default()
+}
+
+extern "C" fn doorbell(cookie: u64, port: u32, entry: u64) -> u32 {
+    with(cookie, |c| c.doorbell(port, entry))
+}
+
+extern "C" fn progress(cookie: u64, budget: u64) -> u32 {
+    with(cookie, |c| c.progress(budget))
+}
+
+extern "C" fn cq_ci(cookie: u64, port: u32, cq: u32, ci: u32) {
+    with(cookie, |c| c.cq_ci(port, cq, ci));
+}
+
+extern "C" fn cq_arm(cookie: u64, port: u32, cq: u32, ci: u32) -> u32 {
+    with(cookie, |c| c.cq_arm(port, cq, ci))
+}
+
+extern "C" fn stalled_us(cookie: u64, port: u32, qpn: u32) -> u64 {
+    with(cookie, |c| c.stalled_us(port, qpn))
+}
+
+extern "C" fn raise(_cookie: u64, channel_fd: i32, user_handle: u64) -> i32 {
+    let Some(f) = raise_function() else {
+        return libc::ENOSYS;
+    };
+    catch_unwind(|| f(channel_fd, user_handle)).unwrap_or(libc::EIO)
+}
+
+/// Lets every process of this user copy into this one where yama asks (prctl(2)); without yama a call that fails.
+pub(crate) fn allow_ptrace() {
+    const PR_SET_PTRACER: i64 = 0x5961_6d61;
+    // SAFETY: takes two numbers; -1 is PR_SET_PTRACER_ANY.
+    unsafe { libc::syscall(libc::SYS_prctl, PR_SET_PTRACER, -1i64, 0i64, 0i64, 0i64) };
+}
+
+/// What a thread that is being started inherits: everything blocked but what the thread's own instructions raise.
+pub(crate) fn block_signals() -> libc::sigset_t {
+    // SAFETY: all zeroes is a valid set.
+    let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: as above.
+    let mut old: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: the set is ours.
+    unsafe { libc::sigfillset(&mut all) };
+    for own in [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGABRT,
+    ] {
+        // SAFETY: the set is ours.
+        unsafe { libc::sigdelset(&mut all, own) };
+    }
+    // SAFETY: both sets are ours.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut old) };
+    old
+}
+
+pub(crate) fn restore_signals(old: &libc::sigset_t) {
+    // SAFETY: the set came from `block_signals`.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
+}
+
+/// sigaction(2), returning what was there.
+pub(crate) fn exchange_action(signal: i32, new: &libc::sigaction) -> Result<libc::sigaction> {
+    // SAFETY: all zeroes is a valid action.
+    let mut old: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: both are ours; the handler in `new` is installed by the module that wrote it.
+    if unsafe { libc::sigaction(signal, new, &mut old) } != 0 {
+        return Err(Errno::last());
+    }
+    Ok(old)
+}
+
+/// fork: called in the child by the face's atfork handler (or detected by the wiped page): contexts of the parent are dead here;
+/// touches no shared state.
+pub fn after_fork_in_child() {
+    crate::shm::fork::forget();
+}

@@ -1,0 +1,101 @@
+//! Descriptors of our own: moved out of the way of the host, closed without passing through interposed names.
+
+use crate::Result;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+
+/// A close-on-exec descriptor with a number that hosts rarely touch. Dropping it closes it by a raw system call, since
+/// `close` is a name that the soft device itself interposes.
+pub(crate) struct Fd(ManuallyDrop<OwnedFd>);
+
+/// Daemons close "all" descriptors up to some low bound, and programs that use select(2) want the low numbers.
+const HIGH: RawFd = 1000;
+
+impl Fd {
+    pub(crate) fn new(fd: OwnedFd) -> Fd {
+        Fd(ManuallyDrop::new(fd))
+    }
+
+    /// Moves the descriptor to the first free number from 1000 on, or as high as the limit allows.
+    pub(crate) fn high(fd: OwnedFd) -> Fd {
+        let fd = Fd::new(fd);
+        for from in [HIGH, 500, 200] {
+            if let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&fd, from) {
+                return Fd::new(moved);
+            }
+        }
+        fd
+    }
+
+    pub(crate) fn raw(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    pub(crate) fn dup(&self) -> Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(self, 0)?)
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: the field is not used again.
+        let fd = unsafe { ManuallyDrop::take(&mut self.0) };
+        // SAFETY: owned by us until here.
+        unsafe { rustix::io::close(fd.into_raw_fd()) };
+    }
+}
+
+/// A pipe whose ends are non-blocking; the write end wakes a thread that polls the read end.
+pub(crate) struct WakePipe {
+    pub(crate) read: Fd,
+    pub(crate) write: Fd,
+}
+
+impl WakePipe {
+    pub(crate) fn new() -> Result<WakePipe> {
+        use rustix::pipe::{PipeFlags, pipe_with};
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(WakePipe {
+            read: Fd::high(read),
+            write: Fd::high(write),
+        })
+    }
+
+    pub(crate) fn wake(&self) {
+        wake(&self.write);
+    }
+
+    pub(crate) fn drain(&self) {
+        let mut sink = [0u8; 64];
+        while rustix::io::read(&self.read, &mut sink).is_ok_and(|n| n == sink.len()) {}
+    }
+}
+
+/// A full pipe has been written to already.
+pub(crate) fn wake(fd: &Fd) {
+    let _ = rustix::io::write(fd, &[1]);
+}
+
+/// Whole file below `/proc`, at most `limit` bytes.
+pub(crate) fn read_small(path: &str, limit: usize) -> Result<Vec<u8>> {
+    use rustix::fs::{Mode, OFlags, open};
+    let fd = Fd::new(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
+    let mut text = vec![0; limit];
+    let mut len = 0;
+    while let Some(rest) = text.get_mut(len..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::read(&fd, rest) {
+            Ok(0) => break,
+            Ok(n) => len += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    text.truncate(len);
+    Ok(text)
+}

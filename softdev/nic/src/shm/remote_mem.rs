@@ -1,0 +1,181 @@
+//! Another process's private memory, held by something that is bound to its address space: an open `/proc/<pid>/mem` yields
+//! nothing after death or exec, whoever has the pid then.
+
+use super::Fd;
+use crate::{Errno, Result};
+use rustix::fs::{Mode, OFlags, open};
+
+pub(crate) struct RemoteMem {
+    fd: Fd,
+    pid: i32,
+}
+
+/// How a copy into another process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RemoteError {
+    /// Our own side is not readable.
+    Local,
+    /// The target is not mapped or not writable.
+    Remote,
+    /// The address space is gone.
+    Dead,
+    /// We may not (yama, see ptrace(2)).
+    Denied,
+}
+
+/// Up to here one write to the descriptor is cheaper than `process_vm_writev` and the question that must precede it.
+const BY_WRITE: usize = 16 << 10;
+/// Keeps signals and the unmapping side waiting for no longer than a few tens of microseconds.
+const SLICE: usize = 256 << 10;
+
+impl RemoteMem {
+    pub(crate) fn open(pid: u32) -> Result<RemoteMem> {
+        let fd = open(
+            format!("/proc/{pid}/mem"),
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
+        Ok(RemoteMem {
+            fd: Fd::high(fd),
+            pid,
+        })
+    }
+
+    /// Copies upwards; the last aligned 8 bytes are stored after all others, by an element of their own.
+    pub(crate) fn write(
+        &self,
+        addr: u64,
+        src: *const u8,
+        len: usize,
+    ) -> std::result::Result<(), RemoteError> {
+        if len <= BY_WRITE {
+            return self.write_small(addr, src, len);
+        }
+        let mut done = 0;
+        while done < len {
+            let step = (len - done).min(SLICE);
+            let at = addr.checked_add(done as u64).ok_or(RemoteError::Remote)?;
+            self.write_slice(at, src.wrapping_add(done), step)?;
+            done += step;
+        }
+        Ok(())
+    }
+
+    fn write_small(
+        &self,
+        addr: u64,
+        src: *const u8,
+        len: usize,
+    ) -> std::result::Result<(), RemoteError> {
+        let (head, tail) = split(addr, len);
+        let iov = [part(src, head), part(src.wrapping_add(head), tail)];
+        let first = usize::from(head == 0);
+        let at = libc::off_t::try_from(addr).map_err(|_| RemoteError::Remote)?;
+        // SAFETY: the kernel checks both sides; the elements are ours. Arguments as the raw call has them: position low, high.
+        let n = unsafe {
+            libc::syscall(
+                libc::SYS_pwritev,
+                self.fd.raw(),
+                iov.as_ptr().wrapping_add(first),
+                2 - first,
+                at,
+                0usize,
+            )
+        };
+        match usize::try_from(n) {
+            Ok(n) if n == len => Ok(()),
+            Ok(0) if !self.alive() => Err(RemoteError::Dead),
+            // Partial, or nothing: one of the two sides ended.
+            Ok(_) => Err(blame(src, len)),
+            Err(_) => Err(match Errno::last() {
+                Errno::EFAULT => RemoteError::Local,
+                Errno::EPERM | Errno::EACCES => RemoteError::Denied,
+                Errno::ESRCH => RemoteError::Dead,
+                _ => blame(src, len),
+            }),
+        }
+    }
+
+    fn write_slice(
+        &self,
+        addr: u64,
+        src: *const u8,
+        len: usize,
+    ) -> std::result::Result<(), RemoteError> {
+        // The call below takes a pid, which may be somebody else's by now: the descriptor knows.
+        if !self.alive_at(addr) {
+            return Err(if self.alive() {
+                RemoteError::Remote
+            } else {
+                RemoteError::Dead
+            });
+        }
+        let (head, tail) = split(addr, len);
+        let local = part(src, len);
+        let target = addr as *const u8;
+        let remote = [part(target, head), part(target.wrapping_add(head), tail)];
+        let first = usize::from(head == 0);
+        // SAFETY: the kernel checks both sides; the elements are ours.
+        let n = unsafe {
+            libc::syscall(
+                libc::SYS_process_vm_writev,
+                libc::c_long::from(self.pid),
+                &raw const local,
+                1usize,
+                remote.as_ptr().wrapping_add(first),
+                2 - first,
+                // A full register: the flags are an unsigned long.
+                0usize,
+            )
+        };
+        match usize::try_from(n) {
+            Ok(n) if n == len => Ok(()),
+            Ok(_) => Err(blame(src, len)),
+            Err(_) => Err(match Errno::last() {
+                Errno::ESRCH => RemoteError::Dead,
+                Errno::EPERM => RemoteError::Denied,
+                _ => blame(src, len),
+            }),
+        }
+    }
+
+    /// Whether the address space still exists: a read of it gives an error for an unmapped address, but nothing at all when it
+    /// is gone.
+    fn alive(&self) -> bool {
+        let mut byte = [0u8; 1];
+        !matches!(rustix::io::pread(&self.fd, &mut byte, 0), Ok(0))
+    }
+
+    fn alive_at(&self, addr: u64) -> bool {
+        let mut byte = [0u8; 1];
+        matches!(rustix::io::pread(&self.fd, &mut byte, addr), Ok(1))
+    }
+}
+
+/// The bytes in front of the last aligned 8 of the target, and the rest.
+fn split(addr: u64, len: usize) -> (usize, usize) {
+    let end = addr.wrapping_add(len as u64);
+    let tail = 8 + (end % 8) as usize;
+    if len > tail {
+        (len - tail, tail)
+    } else {
+        (0, len)
+    }
+}
+
+fn part(at: *const u8, len: usize) -> libc::iovec {
+    libc::iovec {
+        iov_base: at.cast_mut().cast(),
+        iov_len: len,
+    }
+}
+
+/// The kernel does not say which side it could not reach.
+fn blame(src: *const u8, len: usize) -> RemoteError {
+    // SAFETY: any address may be probed; these are the program's plain memory.
+    match unsafe { usercopy::probe_read(src, len) } {
+        Ok(()) => RemoteError::Remote,
+        Err(_) => RemoteError::Local,
+    }
+}
