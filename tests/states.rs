@@ -16,6 +16,7 @@ fn ends_in_different_states() {
         "rtr-only",
         "late-rtr",
         "no-poll",
+        "write-target",
     ] {
         for second in ["0", "1"] {
             let done = spawn(fabric.run(program.as_os_str(), [case, second]))

@@ -86,7 +86,7 @@ static void late_rtr_child(int fd)
         post_recv(qp, i, buffer + i * 1024, 1024, mr->lkey);
     put(fd, &me, sizeof me);
     get(fd, &peer, sizeof peer);
-    usleep(1000 * 1000); /* the sender posts meanwhile */
+    usleep(300 * 1000); /* the sender posts meanwhile; its timeout and retries allow 0.5 s */
     connect_qp(qp, &peer.address);
     for (int i = 0; i < 8; i++) {
         expect(n.cq, i, IBV_WC_SUCCESS);
@@ -168,6 +168,50 @@ static void no_poll(void)
     fill(buffer, BIG, 5);
     post_one_send(qp, 64, mr, buffer, BIG);
     expect(n.cq, 64, IBV_WC_SUCCESS);
+    put(fd, "w", 1);
+    reap(pid);
+}
+
+/* -- a target of WRITEs that is in RTR, has posted nothing and never polls: the server of ib_write_bw ------- */
+
+static void write_target_child(int fd)
+{
+    struct node n = open_node(second);
+    unsigned char *buffer = pages(BIG);
+    struct ibv_mr *mr = ibv_reg_mr(n.pd, buffer, BIG, ALL_ACCESS);
+    struct ibv_qp *qp = make_qp(&n, ALL_ACCESS);
+    struct intro me = introduce(qp, mr), peer;
+    put(fd, &me, sizeof me);
+    get(fd, &peer, sizeof peer);
+    to_rtr(qp, &peer.address, 12);
+    put(fd, "r", 1);
+    char c;
+    get(fd, &c, 1);
+    CHECK(is_filled(buffer, BIG, 5));
+}
+
+static void write_target(void)
+{
+    pid_t pid;
+    int fd = fork_peer(write_target_child, &pid);
+    struct node n = open_node(0);
+    unsigned char *buffer = pages(BIG);
+    struct ibv_mr *mr = ibv_reg_mr(n.pd, buffer, BIG, ALL_ACCESS);
+    struct ibv_qp *qp = make_qp(&n, ALL_ACCESS);
+    struct intro me = introduce(qp, mr), peer;
+    get(fd, &peer, sizeof peer);
+    put(fd, &me, sizeof me);
+    connect_qp(qp, &peer.address);
+    char c;
+    get(fd, &c, 1);
+    usleep(100 * 1000); /* its agent goes to sleep */
+    fill(buffer, BIG, 5);
+    for (int i = 0; i < 16; i++) {
+        uint32_t part = BIG / 16;
+        post(qp, i, IBV_WR_RDMA_WRITE, buffer + i * part, part, mr->lkey, peer.buffer + i * part, peer.rkey);
+    }
+    for (int i = 0; i < 16; i++)
+        expect(n.cq, i, IBV_WC_SUCCESS);
     put(fd, "w", 1);
     reap(pid);
 }
@@ -322,7 +366,7 @@ int main(int argc, char **argv)
     static const struct {
         const char *name;
         void (*run)(void);
-    } cases[] = {{"rtr-only", rtr_only}, {"late-rtr", late_rtr}, {"no-poll", no_poll},           {"self", self},
+    } cases[] = {{"rtr-only", rtr_only}, {"late-rtr", late_rtr}, {"no-poll", no_poll}, {"write-target", write_target},          {"self", self},
                  {"two-qps", two_qps},   {"two-contexts", two_contexts}, {"straddle", straddle}};
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3)
