@@ -1,5 +1,5 @@
 //! A program on the soft NIC: contexts, QPs with their rings mapped, CQs, and helper processes.
-#![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
 
 use gaudi_softnic::*;
 use kernel_abi::gaudi2::{Cqe, Doorbell, RecvWqe, SendWqe, comp_type};
