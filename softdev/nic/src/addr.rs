@@ -19,6 +19,16 @@ pub fn port_ipv4(device: u32, port: u32) -> [u8; 4] {
     [127, 16u8.wrapping_add(d), p, 1]
 }
 
+/// LID of a port, for paths without GRH: never 0, unique in the fabric.
+pub fn port_lid(device: u32, port: u32) -> u16 {
+    (device * 32 + port) as u16
+}
+
+/// The device and port that a LID names.
+pub fn resolve_lid(lid: u16) -> (u32, u32) {
+    (u32::from(lid) / 32, u32::from(lid) % 32)
+}
+
 /// Four entries: link-local (v1, v2), then IPv4-mapped (v1, v2).
 pub fn port_gid(device: u32, port: u32, index: u32) -> Option<([u8; 16], GidType)> {
     let mut gid = [0; 16];

@@ -14,7 +14,7 @@ mod pv;
 mod shm;
 mod trap;
 
-pub use addr::{device_guid, port_gid, port_ipv4, port_mac};
+pub use addr::{device_guid, port_gid, port_ipv4, port_lid, port_mac, resolve_lid};
 pub use api::*;
 pub use errno::{Errno, Result};
 pub use fabric::Fabric;
