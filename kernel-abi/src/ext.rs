@@ -33,6 +33,10 @@ pub mod cap {
     /// Memory is reached without pinning: registered pages may be unmapped and mapped again. Off: no on-demand paging is offered.
     pub const NO_PIN: u64 = 1 << 40;
 
+    /// Ports report a LID, and a path to RTR may do without a GRH when its `dlid` names the peer's port (programs that are not told a GID
+    /// index, such as `ibv_rc_pingpong`, exchange only LIDs). Off: a path without GRH is EINVAL, as on every RoCE device.
+    pub const LID_PATH: u64 = 1 << 41;
+
     /// All of them: what the soft device says unless it is told to be strict.
     pub const ALL: u64 = MULTI_CONTEXT
         | QP_STOP_SYNC
@@ -42,7 +46,8 @@ pub mod cap {
         | CQ_NOTIFY
         | RAISE_EVENT
         | DEATH_EVENT
-        | NO_PIN;
+        | NO_PIN
+        | LID_PATH;
 }
 
 /// `hl_mem_in.flags` bit for MAP: bytes 0..8 (`host_va`) are an offset into the arena, bytes 8..16 the hint, 16..24 the size.

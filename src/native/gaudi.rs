@@ -382,13 +382,14 @@ impl Gaudi {
             | qp_attr::MAX_DEST_RD_ATOMIC
             | qp_attr::MIN_RNR_TIMER;
         core.qp_state = qps::RTR as u8;
-        core.dest.dgid = to.dgid;
+        core.dest.dgid = to.dgid.unwrap_or_default();
+        core.dest.is_global = u8::from(to.dgid.is_some());
+        core.dest.dlid = to.dlid;
         core.dest.sgid_index = to.sgid_index;
         core.dest.hop_limit = to.hop_limit;
         core.dest.traffic_class = to.traffic_class;
         core.dest.flow_label = to.flow_label;
         core.dest.sl = to.sl;
-        core.dest.is_global = 1;
         core.dest.port_num = qp.port;
         core.dest_qp_num = to.dest_id;
         // GAUDI has no 256 and 512.
@@ -446,6 +447,23 @@ impl Gaudi {
             slot: (w0 >> 32) as u32,
             tag: w1 as u32,
         })
+    }
+
+    /// The port as the kernel describes it.
+    pub fn query_port(&self, port: u8) -> Result<cmd::QueryPortResp> {
+        let mut resp = uverbs::QueryPortRespEx::new_zeroed();
+        Call::new(obj::DEVICE, device::QUERY_PORT)
+            .value(device::query_port::PORT_NUM, 1, u64::from(port))
+            .output(device::query_port::RESP, &mut resp)
+            .run(self.cmd_fd)?;
+        Ok(resp.legacy)
+    }
+
+    /// The device as the kernel describes it.
+    pub fn query_device(&self) -> Result<cmd::QueryDeviceResp> {
+        let mut resp = cmd::QueryDeviceResp::new_zeroed();
+        kernel::command(self.cmd_fd, cmd::QUERY_DEVICE, &cmd::QueryDeviceReq::new_zeroed(), &mut resp)?;
+        Ok(resp)
     }
 
     /// Bulk work without the engine's lock.
@@ -511,6 +529,7 @@ impl Nic for Gaudi {
             cq_notify: self.event_word().is_some(),
             raise: has(cap::RAISE_EVENT) && self.pv.is_some(),
             no_pin: has(cap::NO_PIN),
+            lid_path: has(cap::LID_PATH),
         }
     }
 

@@ -50,6 +50,8 @@ pub struct Features {
     pub raise: bool,
     /// Registered memory may come and go.
     pub no_pin: bool,
+    /// Ports have LIDs, and a path may do without a GRH.
+    pub lid_path: bool,
 }
 
 /// A native connection.
@@ -133,7 +135,9 @@ impl NativeQp {
 #[derive(Clone, Copy, Debug)]
 pub struct Connect {
     pub dest_id: u32,
-    pub dgid: [u8; 16],
+    /// None: the path has no GRH, `dlid` names the port.
+    pub dgid: Option<[u8; 16]>,
+    pub dlid: u16,
     pub sgid_index: u8,
     pub hop_limit: u8,
     pub traffic_class: u8,

@@ -177,7 +177,7 @@ impl Nic for SimNic {
             stop_sync: true,
             cq_notify: true,
             raise: true,
-            no_pin: true,
+            no_pin: true, lid_path: false,
         }
     }
 
@@ -232,7 +232,7 @@ impl Nic for SimNic {
             .ok_or(Errno::EINVAL)?;
         q.connected = true;
         q.win = Some(win);
-        q.to = Some((to.dgid[15], to.dgid[14].max(1), to.dest_id));
+        q.to = Some((to.dgid.unwrap_or_default()[15], 1, to.dest_id));
         q.keys = (to.local_key, to.remote_key);
         (qp.pi, qp.ci, qp.notified, qp.rung) = (0, 0, 0, 0);
         qp.connected = true;

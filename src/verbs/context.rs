@@ -14,9 +14,7 @@ use crate::native::gaudi::Gaudi;
 use crate::native::kernel::{self, ForkMark, Pv, Word};
 use crate::native::{Nic, user};
 use kernel_abi::hbl;
-use kernel_abi::verbs::{
-    atomic_cap, device_cap, link_layer, mtu, phys_state, port_cap, port_state, speed, width,
-};
+use kernel_abi::verbs::{atomic_cap, device_cap, port_cap};
 use zerocopy::IntoBytes;
 
 /// Bulk bytes that one call moves without the engine's lock (hazard 20).
@@ -60,6 +58,7 @@ impl Context {
         let gaudi = Gaudi::open(cmd_fd, accel)?;
         let (async_read, async_write) = kernel::event_pipe()?;
         let (bulk, ports, features) = (gaudi.bulk(), gaudi.ports(), gaudi.features());
+        let guid = u64::from_ne_bytes(gaudi.query_device()?.node_guid);
         let event_word = gaudi.event_word();
         let ctx = Arc::new(Context {
             engine: Mutex::new(Engine::new(gaudi)),
@@ -74,7 +73,7 @@ impl Context {
             async_write,
             ports,
             odp: features.no_pin,
-            guid: (0x021d_a3ff_fe00_0000 | u64::from(accel) << 8).to_be(),
+            guid,
             agent: Mutex::new(None),
         });
         let agent = ctx.clone();
@@ -351,20 +350,29 @@ impl Context {
         if port == 0 || port > self.ports {
             return Err(Errno::EINVAL);
         }
+        let p = self.with(|e| e.env.nic.query_port(port))?;
         Ok(PortAttr {
-            state: u32::from(port_state::ACTIVE),
-            max_mtu: u32::from(mtu::MTU_4096),
-            active_mtu: u32::from(mtu::MTU_4096),
-            gid_tbl_len: 13,
-            port_cap_flags: port_cap::IP_BASED_GIDS,
+            state: u32::from(p.state),
+            max_mtu: u32::from(p.max_mtu),
+            active_mtu: u32::from(p.active_mtu),
+            gid_tbl_len: p.gid_tbl_len as i32,
+            // Ours to say: addresses are IP-based as on every RoCE port.
+            port_cap_flags: p.port_cap_flags | port_cap::IP_BASED_GIDS,
             max_msg_sz: limits::MAX_MSG as u32,
-            pkey_tbl_len: 1,
-            max_vl_num: 1,
-            active_width: width::X2,
-            active_speed: speed::NDR,
-            phys_state: phys_state::LINK_UP,
-            link_layer: link_layer::ETHERNET,
-            active_speed_ex: u32::from(speed::NDR),
+            pkey_tbl_len: p.pkey_tbl_len,
+            lid: p.lid,
+            sm_lid: p.sm_lid,
+            lmc: p.lmc,
+            max_vl_num: p.max_vl_num.max(1),
+            sm_sl: p.sm_sl,
+            subnet_timeout: p.subnet_timeout,
+            init_type_reply: p.init_type_reply,
+            active_width: p.active_width,
+            active_speed: p.active_speed,
+            phys_state: p.phys_state,
+            link_layer: p.link_layer,
+            flags: p.flags,
+            active_speed_ex: u32::from(p.active_speed),
             ..PortAttr::default()
         })
     }

@@ -466,7 +466,7 @@ impl<N: Nic> Engine<N> {
         {
             return Err(Errno::EINVAL);
         }
-        check_attributes(a, mask, ports)?;
+        check_attributes(a, mask, ports, self.env.nic.features().lid_path)?;
         if mask & qp_attr::CAP != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -505,7 +505,8 @@ impl<N: Nic> Engine<N> {
         let (_, dest_id) = crate::native::split_number(peer);
         let to = Connect {
             dest_id,
-            dgid: a.ah_attr.grh.dgid_bytes(),
+            dgid: (a.ah_attr.is_global != 0).then(|| a.ah_attr.grh.dgid_bytes()),
+            dlid: a.ah_attr.dlid,
             sgid_index: a.ah_attr.grh.sgid_index,
             hop_limit: a.ah_attr.grh.hop_limit,
             traffic_class: a.ah_attr.grh.traffic_class,
@@ -1012,7 +1013,7 @@ fn check_path(a: &AhAttr, ports: u8) -> Result<()> {
     Ok(())
 }
 
-fn check_attributes(a: &QpAttr, mask: u32, ports: u8) -> Result<()> {
+fn check_attributes(a: &QpAttr, mask: u32, ports: u8, lid_path: bool) -> Result<()> {
     if mask & qp_attr::PORT != 0 && (a.port_num == 0 || a.port_num > ports) {
         return Err(Errno::EINVAL);
     }
@@ -1025,7 +1026,10 @@ fn check_attributes(a: &QpAttr, mask: u32, ports: u8) -> Result<()> {
         if path.port_num == 0 {
             path.port_num = 1;
         }
-        check_path(&path, ports)?;
+        let by_lid = lid_path && path.is_global == 0 && path.dlid != 0;
+        if !by_lid {
+            check_path(&path, ports)?;
+        }
     }
     if mask & qp_attr::PATH_MTU != 0 && !(1..=5).contains(&a.path_mtu) {
         return Err(Errno::EINVAL);

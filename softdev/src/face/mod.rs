@@ -277,6 +277,14 @@ pub fn counts() -> (usize, usize) {
     }
 }
 
+/// Objects of one open verbs device.
+pub fn objects(fd: RawFd) -> Option<usize> {
+    match registry::entry(fd)? {
+        Entry::Verbs(file) => Some(file.object_count()),
+        _ => None,
+    }
+}
+
 /// One completion event into a channel: `PvTable::raise` ends here. Zero or a positive errno.
 pub fn raise(channel_fd: i32, user_handle: u64) -> i32 {
     let Some(channel) =

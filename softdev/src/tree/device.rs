@@ -128,17 +128,18 @@ fn ibdev(dir: &Dir, name: &str, options: &FabricOptions, n: u32) -> Result<()> {
     dir.link("subsystem", "../../../../../class/infiniband")?;
     let ports = dir.dir("ports")?;
     for port in 1..=options.ports {
-        fill_port(&ports.dir(&port.to_string())?, n, port)?;
+        fill_port(&ports.dir(&port.to_string())?, n, port, options.strict)?;
     }
     Ok(())
 }
 
-fn fill_port(dir: &Dir, n: u32, port: u32) -> Result<()> {
+fn fill_port(dir: &Dir, n: u32, port: u32, strict: bool) -> Result<()> {
     dir.file("state", "4: ACTIVE\n")?;
     dir.file("phys_state", "5: LinkUp\n")?;
     dir.file("rate", "100 Gb/sec (2X HDR)\n")?;
     dir.file("link_layer", "Ethernet\n")?;
-    dir.file("lid", "0x0\n")?;
+    let lid = if strict { 0 } else { gaudi_softnic::port_lid(n, port) };
+    dir.file("lid", &format!("{lid:#x}\n"))?;
     dir.file("lid_mask_count", "0\n")?;
     dir.file("sm_lid", "0x0\n")?;
     dir.file("sm_sl", "0\n")?;

@@ -269,7 +269,17 @@ impl Hbl {
         if driver.encap_num != 0 && driver.encap_en == 0 {
             return Err(Errno::EINVAL);
         }
-        let (mac, ip) = path::resolve(&request.dest.dgid, self.options.devices, self.options.ports);
+        let (mac, ip) = if request.dest.is_global != 0 {
+            path::resolve(&request.dest.dgid, self.options.devices, self.options.ports)
+        } else if self.options.strict {
+            return Err(Errno::EINVAL);
+        } else {
+            let (device, port) = gaudi_softnic::resolve_lid(request.dest.dlid);
+            if device >= self.options.devices || !(1..=self.options.ports).contains(&port) {
+                return Err(Errno::EINVAL);
+            }
+            (gaudi_softnic::port_mac(device, port), 0)
+        };
         let responder = Responder {
             dest_qpn: request.dest_qp_num & 0xff_ffff,
             dest_mac: mac,
