@@ -90,6 +90,10 @@ const NO: Errno = Errno::EOPNOTSUPP;
 
 pub(crate) trait Driver: Send {
     fn device(&self) -> u32;
+    /// Ports have LIDs, and a connected QP's path may do without a GRH (`kernel_abi::ext::cap::LID_PATH`).
+    fn has_lids(&self) -> bool {
+        false
+    }
     fn ports(&self) -> u32;
     /// Whether the driver's own ioctl objects exist.
     fn is_hbl(&self) -> bool {

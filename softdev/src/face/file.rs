@@ -268,6 +268,10 @@ impl FileState {
             return Err(Errno::EINVAL);
         }
         let path = |dest: &QpDest| {
+            let by_lid = dest.is_global == 0 && dest.dlid != 0 && self.driver.has_lids();
+            if by_lid && (1..=self.driver.ports()).contains(&u32::from(dest.port_num)) {
+                return Ok(());
+            }
             check_path(
                 &*self.driver,
                 dest.port_num,
@@ -418,7 +422,7 @@ fn check_mr(init: &MrInit) -> Result<()> {
 
 /// Remote writers need a region that can be written at all (IBTA Vol. 1, 10.6.3.1).
 fn check_access(flags: u32) -> Result<()> {
-    let known = access::OPTIONAL_RANGE | access::FLUSH_PERSISTENT * 2 - 1;
+    let known = access::OPTIONAL_RANGE | (access::FLUSH_PERSISTENT * 2 - 1);
     let remote = access::REMOTE_WRITE | access::REMOTE_ATOMIC;
     if flags & !known != 0 || flags & remote != 0 && flags & access::LOCAL_WRITE == 0 {
         return Err(Errno::EINVAL);

@@ -225,6 +225,10 @@ impl Driver for Hbl {
         })
     }
 
+    fn has_lids(&self) -> bool {
+        !self.options.strict
+    }
+
     fn query_port(&self, port: u32) -> Result<QueryPortResp> {
         if !(1..=self.options.ports).contains(&port) {
             return Err(Errno::EINVAL);

@@ -133,16 +133,16 @@ impl Hbl {
                 RingInfo::default()
             }
             qps::INIT => {
-                self.to_init(handle, request, &driver)?;
+                self.enter_init(handle, request, &driver)?;
                 RingInfo::default()
             }
             qps::RTR => {
-                let done = self.to_rtr(handle, request, &driver);
+                let done = self.enter_rtr(handle, request, &driver);
                 self.or_reset(handle, done)?;
                 RingInfo::default()
             }
             qps::RTS => {
-                let done = self.to_rts(handle, request, &driver);
+                let done = self.enter_rts(handle, request, &driver);
                 self.or_reset(handle, done)?
             }
             // The driver knows nothing of the other states and says so to nobody.
@@ -169,10 +169,10 @@ impl Hbl {
 
     /// A failed transition leaves the QP in RESET.
     fn or_reset<T>(&mut self, handle: u32, result: Result<T>) -> Result<T> {
-        if result.is_err() {
-            if let Err(e) = self.reset_qp(handle) {
-                log::warn!("QP {handle} after a failed transition: {e}");
-            }
+        if result.is_err()
+            && let Err(e) = self.reset_qp(handle)
+        {
+            log::warn!("QP {handle} after a failed transition: {e}");
         }
         result
     }
@@ -202,7 +202,7 @@ impl Hbl {
         Ok(())
     }
 
-    fn to_init(
+    fn enter_init(
         &mut self,
         handle: u32,
         request: &ModifyQpReq,
@@ -257,7 +257,7 @@ impl Hbl {
         }
     }
 
-    fn to_rtr(
+    fn enter_rtr(
         &mut self,
         handle: u32,
         request: &ModifyQpReq,
@@ -299,7 +299,7 @@ impl Hbl {
         Ok(())
     }
 
-    fn to_rts(
+    fn enter_rts(
         &mut self,
         handle: u32,
         request: &ModifyQpReq,
