@@ -8,6 +8,8 @@
 //! The preload library interposes libc and calls [`face`]; everything here uses raw system calls for its own needs, so it never
 //! comes back into an interposed name.
 
+#![deny(unsafe_code)]
+
 pub mod config;
 pub mod face;
 pub mod paths;

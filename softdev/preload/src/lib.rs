@@ -84,8 +84,10 @@ fn ours<'a>(path: *const c_char) -> Option<&'a [u8]> {
     .iter()
     .enumerate()
     {
-        // SAFETY: a C string; no byte before this one was its end.
-        let byte = unsafe { *path.cast::<u8>().add(at) };
+        // SAFETY: a C string; no byte before this one was its end, so the place is part of it.
+        let place = unsafe { path.cast::<u8>().add(at) };
+        // SAFETY: as above.
+        let byte = unsafe { *place };
         if !expected.contains(&byte) {
             return None;
         }
@@ -156,7 +158,7 @@ fn relative(path: *const c_char, flags: c_int, fd: c_int) -> c_int {
 
 #[cold]
 fn placeholder(path: *const c_char, flags: c_int, fd: c_int) -> c_int {
-    if !bytes_of(path).is_some_and(|name| paths::Node::from_name(name).is_some()) {
+    if bytes_of(path).is_none_or(|name| paths::Node::from_name(name).is_none()) {
         return fd;
     }
     let opened = guard(None, || {

@@ -5,8 +5,8 @@
 //! looked up on the spot where it is more than that.
 
 use libc::{
-    DIR, FILE, c_char, c_int, c_long, c_uint, c_ulong, c_void, mode_t, size_t, ssize_t, stat as Stat,
-    statx as Statx,
+    DIR, FILE, c_char, c_int, c_long, c_uint, c_ulong, c_void, mode_t, size_t, ssize_t,
+    stat as Stat, statx as Statx,
 };
 use std::ffi::CStr;
 use std::ptr::null_mut;

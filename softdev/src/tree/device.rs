@@ -138,7 +138,11 @@ fn fill_port(dir: &Dir, n: u32, port: u32, strict: bool) -> Result<()> {
     dir.file("phys_state", "5: LinkUp\n")?;
     dir.file("rate", "100 Gb/sec (2X HDR)\n")?;
     dir.file("link_layer", "Ethernet\n")?;
-    let lid = if strict { 0 } else { gaudi_softnic::port_lid(n, port) };
+    let lid = if strict {
+        0
+    } else {
+        gaudi_softnic::port_lid(n, port)
+    };
     dir.file("lid", &format!("{lid:#x}\n"))?;
     dir.file("lid_mask_count", "0\n")?;
     dir.file("sm_lid", "0x0\n")?;

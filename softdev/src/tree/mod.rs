@@ -171,7 +171,13 @@ fn fill(root: &Dir, options: &FabricOptions) -> Result<()> {
 fn link_in_order(uverbs: &Dir, devices: u32) -> Result<()> {
     let name = |n: u32| format!("uverbs{n}");
     let link = |n: u32| {
-        uverbs.link(&name(n), &format!("../../devices/pci0000:00/{PCI_BUS}{n:02x}.0/infiniband_verbs/{}", name(n)))
+        uverbs.link(
+            &name(n),
+            &format!(
+                "../../devices/pci0000:00/{PCI_BUS}{n:02x}.0/infiniband_verbs/{}",
+                name(n)
+            ),
+        )
     };
     (0..devices).try_for_each(link)?;
     let order = uverbs.names()?;

@@ -238,7 +238,11 @@ impl Driver for Hbl {
             gid_tbl_len: hbl::EXT_GID_TBL_LEN,
             pkey_tbl_len: 1,
             // The posted driver has none (see `ext::cap::LID_PATH`).
-            lid: if self.options.strict { 0 } else { gaudi_softnic::port_lid(self.rdma.device(), port) },
+            lid: if self.options.strict {
+                0
+            } else {
+                gaudi_softnic::port_lid(self.rdma.device(), port)
+            },
             state: port_state::ACTIVE,
             // The 8192 of the hardware saturates; the loopback netdev carries more than 4096.
             max_mtu: mtu::MTU_4096,

@@ -91,11 +91,7 @@ impl Hbl {
         }
         self.encaps.insert(handle, request.port_num);
         // Two entries per macro, which two ports share; the second of a pair is the driver's default.
-        let encap_num = if request.port_num & 1 == 1 {
-            0
-        } else {
-            2
-        };
+        let encap_num = if request.port_num & 1 == 1 { 0 } else { 2 };
         Ok(hbl::CreateEncapOut {
             encap_num,
             reserved: 0,

@@ -1,0 +1,17 @@
+//! Random requests to the hbl driver and the compute device.
+
+mod common;
+#[path = "common/fuzz.rs"]
+mod fuzz;
+
+use common::*;
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_breaks(steps in { set_up(|_| ()); prop::collection::vec(fuzz::step(), 1..60) }) {
+        fuzz::run(&steps, false);
+    }
+}
