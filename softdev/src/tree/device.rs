@@ -79,8 +79,7 @@ pub(super) fn fill(
     pci.file("uevent", &uevent)?;
     pci.link("driver", &format!("../../../bus/pci/drivers/{driver}"))?;
     pci.link("subsystem", "../../../bus/pci")?;
-    pci.dir("net")?
-        .link(NETDEV, &format!("/sys/class/net/{NETDEV}"))?;
+    // No "net": a device with one is taken to have a connection manager (rdma_cm), which this one has not.
     ibdev(&pci.dir("infiniband")?.dir(name)?, name, options, n)?;
     uverbs(
         &pci.dir("infiniband_verbs")?.dir(&format!("uverbs{n}"))?,
