@@ -3,6 +3,8 @@
 mod common;
 #[path = "common/fuzz.rs"]
 mod fuzz;
+#[path = "common/fuzz_run.rs"]
+mod fuzz_run;
 
 use common::*;
 use proptest::prelude::*;
@@ -12,6 +14,6 @@ proptest! {
 
     #[test]
     fn nothing_breaks(steps in { set_up(|_| ()); prop::collection::vec(fuzz::step(), 1..60) }) {
-        fuzz::run(&steps, false);
+        fuzz_run::run(&steps, false);
     }
 }

@@ -30,6 +30,14 @@ extern "C" fn init() {
     set_errno(errno);
 }
 
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static FINISH: extern "C" fn() = finish;
+
+extern "C" fn finish() {
+    guard((), face::at_exit);
+}
+
 extern "C" fn in_child() {
     guard((), face::after_fork_in_child);
 }

@@ -43,6 +43,13 @@ impl VerbsFile {
         self.lock().close();
     }
 
+    /// The process ends; not while a request is under way.
+    pub(crate) fn try_close(&self) {
+        if let Ok(mut state) = self.state.try_lock() {
+            state.close();
+        }
+    }
+
     pub(crate) fn object_count(&self) -> usize {
         self.lock().objects.count()
     }

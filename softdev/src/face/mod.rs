@@ -11,6 +11,7 @@ mod driver;
 mod events;
 mod file;
 mod hbl;
+mod methods;
 mod native;
 mod objects;
 mod registry;
@@ -264,6 +265,12 @@ pub fn closed(closing: Closing) {
 pub fn after_fork_in_child() {
     registry::after_fork_in_child();
     gaudi_softnic::after_fork_in_child();
+}
+
+/// At the end of the process: contexts that the program left open are closed, as the kernel closes descriptors. Peers see a
+/// clean end then and not a death. Never waits for a request that another thread is in the middle of.
+pub fn at_exit() {
+    registry::at_exit();
 }
 
 /// Files of ours that are open in this process, and objects in them.

@@ -29,6 +29,15 @@ struct Slot {
     own: Vec<RawFd>,
 }
 
+impl Slot {
+    fn verbs(&self) -> Option<Arc<VerbsFile>> {
+        match &self.entry {
+            Entry::Verbs(file) => Some(file.clone()),
+            _ => None,
+        }
+    }
+}
+
 pub(crate) struct Face {
     pid: i32,
     setup: OnceLock<Option<Setup>>,
@@ -68,6 +77,16 @@ fn unmark(fd: RawFd) {
     if let Some((word, bit)) = bit(fd) {
         word.fetch_and(!bit, Relaxed);
     }
+}
+
+pub(crate) fn at_exit() {
+    let Some(face) = existing() else { return };
+    let Ok(slots) = face.slots.try_read() else {
+        return;
+    };
+    let files: Vec<_> = slots.values().filter_map(Slot::verbs).collect();
+    drop(slots);
+    files.iter().for_each(|file| file.try_close());
 }
 
 /// Sets the options instead of the environment; only before anything else was asked.
@@ -194,13 +213,7 @@ impl Face {
 
     pub(crate) fn counts(&self) -> (usize, usize) {
         let slots = self.read();
-        let files: Vec<_> = slots
-            .values()
-            .filter_map(|slot| match &slot.entry {
-                Entry::Verbs(file) => Some(file.clone()),
-                _ => None,
-            })
-            .collect();
+        let files: Vec<_> = slots.values().filter_map(Slot::verbs).collect();
         let n = slots.len();
         drop(slots);
         (n, files.iter().map(|file| file.object_count()).sum())

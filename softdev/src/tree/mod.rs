@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn kernel_shape() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let options = options(&dir.path().join("fabric"));
         let tree = ensure(&options).unwrap();
         let read = |path: &str| std::fs::read_to_string(tree.join(path)).unwrap();
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn second_comer_takes_the_first_tree() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let options = options(&dir.path().join("fabric"));
         let mtime = |tree: &Path| {
             rustix::fs::stat(tree.join("sys/class/infiniband/hbl_0"))
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn racing_builders_agree() {
         for _ in 0..5 {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = tempfile::tempdir_in("/dev/shm").unwrap();
             let options = options(&dir.path().join("user/fabric"));
             std::thread::scope(|s| {
                 for _ in 0..4 {
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn foreign_directories_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         assert!(ensure(&options(&link)).is_err());

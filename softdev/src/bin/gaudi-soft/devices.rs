@@ -156,6 +156,7 @@ mod tests {
         let process = |pid| ProcessInfo {
             pid,
             comm: format!("p{pid}"),
+            ..ProcessInfo::default()
         };
         let context = |pid, device, asid| ContextInfo {
             pid,
