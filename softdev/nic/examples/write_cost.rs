@@ -32,22 +32,45 @@ const RW: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 const SLOTS: u32 = 256;
 
 fn open(dir: &str, device: u32) -> End {
-    let opts = FabricOptions { dir: dir.into(), devices: 2, ports: 1, strict: false, retry_limit_ms: 0, rxe: false };
+    let opts = FabricOptions {
+        dir: dir.into(),
+        devices: 2,
+        ports: 1,
+        strict: false,
+        retry_limit_ms: 0,
+        rxe: false,
+    };
     let fabric = Fabric::attach(&opts).expect("attach");
     let accel = AccelFile::create(&fabric, device).expect("accel");
     let rdma = RdmaFile::create(&fabric, device).expect("rdma");
-    let ctx = rdma.open_context(0, Some(accel.clone()), Arc::new(Quiet)).expect("context");
-    ctx.set_port_ex(1, 64, 1024, 0, false, false).expect("set_port_ex");
+    let ctx = rdma
+        .open_context(0, Some(accel.clone()), Arc::new(Quiet))
+        .expect("context");
+    ctx.set_port_ex(1, 64, 1024, 0, false, false)
+        .expect("set_port_ex");
     let cq = ctx.cq_create(1, 1024).expect("cq");
     let (qpn, _) = ctx.qp_alloc(1).expect("qp");
-    End { accel, rdma, ctx, cq, qpn }
+    End {
+        accel,
+        rdma,
+        ctx,
+        cq,
+        qpn,
+    }
 }
 
 impl End {
     fn connect(&self, device: u32, qpn: u32) -> RingInfo {
         let dest_ip = u32::from_be_bytes(port_ipv4(device, 1));
-        let res = Responder { dest_qpn: qpn, dest_ip, cq: self.cq.id, ..Responder::default() };
-        self.ctx.qp_set_responder(1, self.qpn, &res).expect("responder");
+        let res = Responder {
+            dest_qpn: qpn,
+            dest_ip,
+            cq: self.cq.id,
+            ..Responder::default()
+        };
+        self.ctx
+            .qp_set_responder(1, self.qpn, &res)
+            .expect("responder");
         let req = Requester {
             dest_qpn: qpn,
             dest_ip,
@@ -58,20 +81,27 @@ impl End {
             wq_type: 1,
             ..Requester::default()
         };
-        self.ctx.qp_set_requester(1, self.qpn, &req).expect("requester")
+        self.ctx
+            .qp_set_requester(1, self.qpn, &req)
+            .expect("requester")
     }
 }
 
 fn private(len: usize) -> *mut u8 {
     // SAFETY: a new mapping.
-    unsafe { mmap_anonymous(null_mut(), len, RW, MapFlags::PRIVATE) }.expect("mmap").cast()
+    unsafe { mmap_anonymous(null_mut(), len, RW, MapFlags::PRIVATE) }
+        .expect("mmap")
+        .cast()
 }
 
 /// The passive end: says where it is, connects, and waits to be closed.
 fn passive(dir: &str) {
     let end = open(dir, 1);
     let arena = end.accel.map_arena(0, 4 << 20, 0, false).expect("map");
-    let host = end.accel.map_host(private(4 << 20) as u64, 4 << 20, 0, false).expect("map");
+    let host = end
+        .accel
+        .map_host(private(4 << 20) as u64, 4 << 20, 0, false)
+        .expect("map");
     println!("{} {arena} {host}", end.qpn);
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).expect("stdin");
@@ -96,7 +126,13 @@ fn main() {
         .spawn()
         .expect("spawn");
     let mut lines = std::io::BufReader::new(other.stdout.take().expect("stdout")).lines();
-    let words: Vec<u64> = lines.next().unwrap().unwrap().split(' ').map(|w| w.parse().unwrap()).collect();
+    let words: Vec<u64> = lines
+        .next()
+        .unwrap()
+        .unwrap()
+        .split(' ')
+        .map(|w| w.parse().unwrap())
+        .collect();
     let mut input = other.stdin.take().expect("stdin");
     writeln!(input, "{}", end.qpn).expect("write");
     lines.next().unwrap().unwrap();
@@ -104,10 +140,18 @@ fn main() {
     let fd = end.rdma.dup_fd().expect("dup");
     let map = |at, len| -> *mut u8 {
         // SAFETY: a new mapping.
-        unsafe { mmap(null_mut(), len as usize, RW, MapFlags::SHARED, &fd, at) }.expect("mmap").cast()
+        unsafe { mmap(null_mut(), len as usize, RW, MapFlags::SHARED, &fd, at) }
+            .expect("mmap")
+            .cast()
     };
-    let (swq, rwq) = (map(rings.swq_handle, rings.swq_size), map(rings.rwq_handle, rings.rwq_size));
-    let from = end.accel.map_host(private(4 << 20) as u64, 4 << 20, 0, false).expect("map");
+    let (swq, rwq) = (
+        map(rings.swq_handle, rings.swq_size),
+        map(rings.rwq_handle, rings.rwq_size),
+    );
+    let from = end
+        .accel
+        .map_host(private(4 << 20) as u64, 4 << 20, 0, false)
+        .expect("map");
     let mut pi = 0u32;
     let mut cqes = 0u32;
     let mut run = |name: &str, size: u32, to: u64, comp: u8, count: u32| {
@@ -118,9 +162,17 @@ fn main() {
                 let w = SendWqe::write(pi, size, from, to);
                 let r = RecvWqe::companion(pi, 2, size, comp, pi);
                 // SAFETY: the slot is inside the ring.
-                unsafe { rwq.add(16 * pi as usize).cast::<RecvWqe>().write_volatile(r) };
+                unsafe {
+                    rwq.add(16 * pi as usize)
+                        .cast::<RecvWqe>()
+                        .write_volatile(r)
+                };
                 // SAFETY: as above.
-                unsafe { swq.add(32 * pi as usize).cast::<SendWqe>().write_volatile(w) };
+                unsafe {
+                    swq.add(32 * pi as usize)
+                        .cast::<SendWqe>()
+                        .write_volatile(w)
+                };
                 pi = (pi + 1) % SLOTS;
                 let mut left = end.ctx.doorbell(1, Doorbell::new(end.qpn, pi, 1).raw());
                 while left != 0 {
@@ -137,10 +189,32 @@ fn main() {
         println!("{name:<34} {size:>8} B {best:>10.1} ns {rate:>8.2} GB/s");
     };
     for size in [8, 64, 256, 4096, 65536, 1 << 20] {
-        let count = if size < 4096 { 200_000 } else { 2_000_000_000 / size / 20 };
-        run("arena of another process", size, words[1], comp_type::NONE, count);
-        run("the same, with a completion", size, words[1], comp_type::CQ, count);
-        run("private memory of another process", size, words[2], comp_type::NONE, count / 4);
+        let count = if size < 4096 {
+            200_000
+        } else {
+            2_000_000_000 / size / 20
+        };
+        run(
+            "arena of another process",
+            size,
+            words[1],
+            comp_type::NONE,
+            count,
+        );
+        run(
+            "the same, with a completion",
+            size,
+            words[1],
+            comp_type::CQ,
+            count,
+        );
+        run(
+            "private memory of another process",
+            size,
+            words[2],
+            comp_type::NONE,
+            count / 4,
+        );
     }
     drop(input);
     other.wait().expect("wait");

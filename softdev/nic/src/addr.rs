@@ -45,7 +45,7 @@ pub fn port_gid(device: u32, port: u32, index: u32) -> Option<([u8; 16], GidType
     }
     Some((
         gid,
-        if index % 2 == 0 {
+        if index.is_multiple_of(2) {
             GidType::RoceV1
         } else {
             GidType::RoceV2

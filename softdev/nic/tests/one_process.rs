@@ -1,4 +1,9 @@
 //! Two contexts, or one, in one process.
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "plays a program"
+)]
 
 mod common;
 use common::*;

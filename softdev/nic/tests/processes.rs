@@ -1,4 +1,9 @@
 //! Several processes on one fabric: data, errors, deaths, stops.
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "plays a program"
+)]
 
 mod common;
 use common::*;
@@ -38,16 +43,27 @@ fn peer(dir: &Path) {
     let buffer = pages(1024);
     buffer.fill(0x77);
     let mut dva = 0;
-    say(&[u64::from(node.device), u64::from(qp.id), u64::from(qp.generation)]);
+    say(&[
+        u64::from(node.device),
+        u64::from(qp.id),
+        u64::from(qp.generation),
+    ]);
     while let Some(line) = told() {
         match *line.as_slice() {
             [CONNECT, device, qpn] => {
-                let to = Address { device: device as u32, port: 1, qpn: qpn as u32 };
+                let to = Address {
+                    device: device as u32,
+                    port: 1,
+                    qpn: qpn as u32,
+                };
                 node.connect(&mut qp, to, 256);
                 say(&[0]);
             }
             [MAP, size] => {
-                dva = node.accel.map_host(buffer.as_ptr() as u64, size, 0, false).unwrap();
+                dva = node
+                    .accel
+                    .map_host(buffer.as_ptr() as u64, size, 0, false)
+                    .unwrap();
                 say(&[dva]);
             }
             [WRITE, size, remote, tag] => {
@@ -55,7 +71,9 @@ fn peer(dir: &Path) {
                 let cqe = node.wait_send();
                 say(&[u64::from(cqe.wqe_index())]);
             }
-            [SEE, at] => say(&[u64::from(unsafe { buffer.as_ptr().add(at as usize).read_volatile() })]),
+            [SEE, at] => say(&[u64::from(unsafe {
+                buffer.as_ptr().add(at as usize).read_volatile()
+            })]),
             [WAIT_RECV] => {
                 let cqe = node.wait_recv();
                 say(&[u64::from(cqe.tag()), u64::from(cqe.size())]);
@@ -92,7 +110,10 @@ fn peer(dir: &Path) {
             }
             [EXEC] => {
                 use std::os::unix::process::CommandExt;
-                panic!("{}", std::process::Command::new("/bin/sleep").arg("1000").exec());
+                panic!(
+                    "{}",
+                    std::process::Command::new("/bin/sleep").arg("1000").exec()
+                );
             }
             // A child that ends by exit: nothing of the parent's may change.
             [FORK] => {
@@ -134,11 +155,21 @@ fn duo() -> Duo {
     let node = Node::new(&options(dir.path()), 1);
     let mut qp = node.alloc();
     let there = peer.hear();
-    let to = Address { device: there[0] as u32, port: 1, qpn: there[1] as u32 };
+    let to = Address {
+        device: there[0] as u32,
+        port: 1,
+        qpn: there[1] as u32,
+    };
     peer.ask(&[CONNECT, 1, u64::from(qp.id)]);
     node.connect(&mut qp, to, 256);
     let remote = peer.ask(&[MAP, 4 << 20])[0];
-    Duo { dir, node, qp, peer, remote }
+    Duo {
+        dir,
+        node,
+        qp,
+        peer,
+        remote,
+    }
 }
 
 impl Helper {
@@ -152,16 +183,32 @@ impl Helper {
 fn data_between_processes() {
     let mut d = duo();
     let src = pages(1024);
-    src.iter_mut().enumerate().for_each(|(i, b)| *b = (i * 31 >> 3) as u8);
+    src.iter_mut()
+        .enumerate()
+        .for_each(|(i, b)| *b = ((i * 31) >> 3) as u8);
     let from = d.node.map_buffer(src);
-    for (i, size) in [1u64, 8, 13, 64, 4096, 16384, 16385, 100_000, 4 << 20].into_iter().enumerate() {
+    for (i, size) in [1u64, 8, 13, 64, 4096, 16384, 16385, 100_000, 4 << 20]
+        .into_iter()
+        .enumerate()
+    {
         // Sources at every alignment; the last message takes the whole buffer.
         let shift = if size == 4 << 20 { 0 } else { i % 8 };
-        d.node.write(&mut d.qp, size as u32, from + shift as u64, d.remote, true, Some(40 + i as u32));
+        d.node.write(
+            &mut d.qp,
+            size as u32,
+            from + shift as u64,
+            d.remote,
+            true,
+            Some(40 + i as u32),
+        );
         assert_eq!(d.peer.ask(&[WAIT_RECV]), [40 + i as u64, size]);
         d.node.wait_send();
         for at in [0, size / 2, size - 1] {
-            assert_eq!(d.peer.ask(&[SEE, at]), [u64::from(src[at as usize + shift])], "{size} {at}");
+            assert_eq!(
+                d.peer.ask(&[SEE, at]),
+                [u64::from(src[at as usize + shift])],
+                "{size} {at}"
+            );
         }
     }
     // And back, into private memory of ours.
@@ -179,7 +226,8 @@ fn errors_reach_both_processes() {
     let mut d = duo();
     let src = pages(1);
     let from = d.node.map_buffer(src);
-    d.node.write(&mut d.qp, 64, from, d.remote + (1 << 33), true, Some(1));
+    d.node
+        .write(&mut d.qp, 64, from, d.remote + (1 << 33), true, Some(1));
     d.node.expect_syndrome(&d.qp, 0x48);
     assert_eq!(d.peer.ask(&[SYNDROME]), [0x10]);
     assert_eq!(d.node.events().len(), 1);
@@ -198,7 +246,10 @@ fn a_killed_peer_is_an_event_at_once_and_is_reclaimed() {
     assert_eq!(d.node.wait_recv().tag(), 5);
     assert_eq!(dst[0], 0x77);
     let s = d.node.fabric.snapshot();
-    assert_eq!((s.contexts.len(), s.processes.len(), s.qps.len()), (1, 1, 1));
+    assert_eq!(
+        (s.contexts.len(), s.processes.len(), s.qps.len()),
+        (1, 1, 1)
+    );
     std::thread::sleep(Duration::from_millis(50));
     assert_eq!(d.node.events().len(), 1);
     // The slots are used again.
@@ -257,7 +308,10 @@ fn unmap_under_traffic_stops_the_writer() {
         let dst = pages(256);
         let to = d.node.map_buffer(dst);
         d.peer.ask(&[FLOOD, size, to]);
-        wait("traffic", || unsafe { dst.as_ptr().read_volatile() } == 0x77);
+        wait(
+            "traffic",
+            || unsafe { dst.as_ptr().read_volatile() } == 0x77,
+        );
         d.node.accel.unmap(to).unwrap();
         // From here on nobody writes there.
         dst.fill(0);
@@ -274,7 +328,10 @@ fn a_stopped_writer_is_waited_for_or_was_not_inside() {
         let dst = pages(256);
         let to = d.node.map_buffer(dst);
         d.peer.ask(&[FLOOD, 1 << 20, to]);
-        wait("traffic", || unsafe { dst.as_ptr().read_volatile() } == 0x77);
+        wait(
+            "traffic",
+            || unsafe { dst.as_ptr().read_volatile() } == 0x77,
+        );
         std::thread::sleep(Duration::from_micros(37 * round));
         d.peer.signal(libc::SIGSTOP);
         let accel = d.node.accel.clone();
@@ -301,7 +358,10 @@ fn a_writer_killed_inside_does_not_hold_up_unmap() {
         let dst = pages(256);
         let to = d.node.map_buffer(dst);
         d.peer.ask(&[FLOOD, 1 << 20, to]);
-        wait("traffic", || unsafe { dst.as_ptr().read_volatile() } == 0x77);
+        wait(
+            "traffic",
+            || unsafe { dst.as_ptr().read_volatile() } == 0x77,
+        );
         std::thread::sleep(Duration::from_micros(53 * round));
         d.peer.kill();
         d.node.accel.unmap(to).unwrap();
@@ -332,7 +392,10 @@ fn stop_under_traffic() {
     let dst = pages(16);
     let to = d.node.map_buffer(dst);
     d.peer.ask(&[FLOOD, 4096, to]);
-    wait("traffic", || unsafe { dst.as_ptr().read_volatile() } == 0x77);
+    wait(
+        "traffic",
+        || unsafe { dst.as_ptr().read_volatile() } == 0x77,
+    );
     d.node.ctx.qp_stop(1, d.qp.id).unwrap();
     dst.fill(0);
     // The peer's QP gets no answer any more.
@@ -347,14 +410,23 @@ fn producer(dir: &Path) {
     let mut qp = node.alloc();
     say(&[u64::from(qp.id)]);
     let Some(line) = told() else { return };
-    let [qpn, count, remote] = *line.as_slice() else { panic!() };
-    let to = Address { device: 1, port: 1, qpn: qpn as u32 };
+    let [qpn, count, remote] = *line.as_slice() else {
+        panic!()
+    };
+    let to = Address {
+        device: 1,
+        port: 1,
+        qpn: qpn as u32,
+    };
     node.connect(&mut qp, to, 64);
     let buffer = pages(1);
     let from = node.map_buffer(buffer);
     say(&[0]);
     for i in 0..count as u32 {
-        qp.put(SendWqe::write(qp.pi, 8, from, remote).notify(i), comp_type::NONE);
+        qp.put(
+            SendWqe::write(qp.pi, 8, from, remote).notify(i),
+            comp_type::NONE,
+        );
         node.bell(&qp);
         if i % 32 == 31 {
             // Wait until the ring of 64 has drained: a NOP behind the messages completes.
@@ -375,12 +447,21 @@ fn many_producers_lose_nothing() {
     let mut node = Node::with_cq(&options(dir.path()), 1, 8);
     let buffer = pages(1);
     let remote = node.map_buffer(buffer);
-    let mut helpers: Vec<_> = (0..PRODUCERS).map(|_| Helper::start("producer", dir.path())).collect();
+    let mut helpers: Vec<_> = (0..PRODUCERS)
+        .map(|_| Helper::start("producer", dir.path()))
+        .collect();
     let mut of = std::collections::HashMap::new();
     for (i, h) in helpers.iter_mut().enumerate() {
         let qpn = h.hear()[0];
         let qp = node.alloc();
-        node.responder(&qp, Address { device: 0, port: 1, qpn: qpn as u32 });
+        node.responder(
+            &qp,
+            Address {
+                device: 0,
+                port: 1,
+                qpn: qpn as u32,
+            },
+        );
         of.insert(qp.id, i);
         h.tell(&[u64::from(qp.id), COUNT, remote]);
     }
@@ -403,12 +484,21 @@ fn producers_that_are_killed_or_stopped_harm_nobody() {
         let mut node = Node::with_cq(&options(dir.path()), 1, 16);
         let buffer = pages(1);
         let remote = node.map_buffer(buffer);
-        let mut helpers: Vec<_> = (0..3).map(|_| Helper::start("producer", dir.path())).collect();
+        let mut helpers: Vec<_> = (0..3)
+            .map(|_| Helper::start("producer", dir.path()))
+            .collect();
         let mut of = std::collections::HashMap::new();
         for (i, h) in helpers.iter_mut().enumerate() {
             let qpn = h.hear()[0];
             let qp = node.alloc();
-            node.responder(&qp, Address { device: 0, port: 1, qpn: qpn as u32 });
+            node.responder(
+                &qp,
+                Address {
+                    device: 0,
+                    port: 1,
+                    qpn: qpn as u32,
+                },
+            );
             of.insert(qp.id, i);
             h.tell(&[u64::from(qp.id), 2000, remote]);
         }

@@ -73,6 +73,7 @@ impl Fabric {
 /// Holds the attachment only while it works, so that the last user's drop ends the thread.
 fn main(fabric: &Weak<Fabric>, pipe: &Arc<WakePipe>) {
     let mut seen = HashMap::new();
+    let mut posted = 0;
     let mut linger = 0;
     let mut watching = true;
     let mut ticks = 0u32;
@@ -113,6 +114,7 @@ fn main(fabric: &Weak<Fabric>, pipe: &Arc<WakePipe>) {
             linger = linger.max(1);
         }
         pipe.drain();
+        crate::trap::handover::serve(&now, &mut posted);
         for link in &dead.links {
             bury(&now, link);
         }
@@ -120,11 +122,11 @@ fn main(fabric: &Weak<Fabric>, pipe: &Arc<WakePipe>) {
             context.serve_inbox();
         }
         ticks = ticks.wrapping_add(1);
-        if dead.woken || (watching && (linger == 0 || ticks % WATCH_TICKS == 0)) {
-            watching = now
-                .local_contexts()
-                .iter()
-                .fold(false, |w, c| c.retry_watches() || w);
+        if dead.woken || (watching && (linger == 0 || ticks.is_multiple_of(WATCH_TICKS))) {
+            watching = false;
+            for context in now.local_contexts() {
+                watching |= context.retry_watches();
+            }
         }
         let done = work(&now, &mut seen);
         busy = done == Turn::Busy;

@@ -431,8 +431,9 @@ impl State {
             return None;
         }
         let granule = hint.wrapping_sub(mmu::MAILBOX_BASE) / mmu::GRANULE;
-        let is_granule =
-            hint >= mmu::MAILBOX_BASE && granule < mmu::GRANULES && hint % mmu::GRANULE == 0;
+        let is_granule = hint >= mmu::MAILBOX_BASE
+            && granule < mmu::GRANULES
+            && hint.is_multiple_of(mmu::GRANULE);
         if is_granule && into_page + size <= mmu::GRANULE {
             return Some((va, Table::Granule, granule, 1));
         }

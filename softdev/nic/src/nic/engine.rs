@@ -11,6 +11,7 @@ use super::wqe;
 use crate::fabric::attach::lock;
 use crate::fabric::copy::{Failure, deliver, local_address};
 use crate::fabric::process::mac_bytes;
+use crate::shm::clock::now_us;
 use crate::shm::fabric_file::{MAX_QPS, qp_state};
 use crate::{Errno, NicEvent, addr};
 use kernel_abi::ext::{PV_DOORBELL_BYTES, PV_PENDING};
@@ -456,10 +457,4 @@ impl Run {
         *messages += 1;
         *sent += packets;
     }
-}
-
-/// Monotonic clock; never 0.
-pub(crate) fn now_us() -> u64 {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    (t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1000).max(1)
 }

@@ -106,8 +106,7 @@ impl NicContext {
         Ok(())
     }
 
-    /// A store of 4 or 8 bytes to a register page. In a signal handler, at an instruction of the program: none of our locks is
-    /// held by this thread.
+    /// A store of 4 or 8 bytes to a register page, in the signal handler.
     pub(crate) fn umr_store(&self, port: u32, page: u64, off: u32, value: u64, width: usize) {
         if page >= UMR_PAGES as u64 || !self.usable() {
             return;
@@ -152,7 +151,7 @@ impl NicContext {
         else {
             return;
         };
-        self.doorbell(port, entry);
+        crate::trap::handover::ring(self, port, entry);
         let pops = fifo.pops.fetch_add(1, AcqRel).wrapping_add(1);
         self.map
             .w32(self.layout.fifo_page(port, id))

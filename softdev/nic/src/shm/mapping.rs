@@ -106,7 +106,7 @@ impl Mapping {
     ) -> std::result::Result<(), [u64; 2]> {
         match self.ptr(off, 16).map(|p| p.cast::<[u64; 2]>()) {
             // SAFETY: mapped, aligned to 16 (checked here), and contexts open only on processors that have it.
-            Some(at) if off % 16 == 0 => unsafe { usercopy::cas16(at, expect, new) },
+            Some(at) if off.is_multiple_of(16) => unsafe { usercopy::cas16(at, expect, new) },
             _ => Err(expect),
         }
     }

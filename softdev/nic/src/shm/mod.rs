@@ -4,6 +4,7 @@
 //! lands on a word that nobody uses; what is read is checked by the reader.
 
 pub(crate) mod cell;
+pub(crate) mod clock;
 pub(crate) mod fabric_file;
 pub(crate) mod fd;
 pub(crate) mod fork;

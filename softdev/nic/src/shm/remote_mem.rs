@@ -1,13 +1,16 @@
 //! Another process's private memory, held by something that is bound to its address space: an open `/proc/<pid>/mem` yields
 //! nothing after death or exec, whoever has the pid then.
 
-use super::Fd;
+use super::{Fd, clock};
 use crate::{Errno, Result};
 use rustix::fs::{Mode, OFlags, open};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub(crate) struct RemoteMem {
     fd: Fd,
     pid: i32,
+    /// When the address space was last seen to exist, in µs.
+    proven: AtomicU64,
 }
 
 /// How a copy into another process ended.
@@ -23,8 +26,11 @@ pub(crate) enum RemoteError {
     Denied,
 }
 
-/// Up to here one write to the descriptor is cheaper than `process_vm_writev` and the question that must precede it.
-const BY_WRITE: usize = 16 << 10;
+/// Up to here a write to the descriptor is cheaper than `process_vm_writev` and the question that must precede it.
+const BY_WRITE: usize = 8 << 10;
+/// How long an answer to that question is good, in µs. Whoever asks may be preempted before the copy anyway; this is far
+/// below the time that exec(2) takes to map anything at a data address, or a process number to come round again.
+const PROOF: u64 = 50;
 /// Keeps signals and the unmapping side waiting for no longer than a few tens of microseconds.
 const SLICE: usize = 256 << 10;
 
@@ -37,6 +43,7 @@ impl RemoteMem {
         )?;
         let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
         Ok(RemoteMem {
+            proven: AtomicU64::new(0),
             fd: Fd::high(fd),
             pid,
         })
@@ -104,7 +111,12 @@ impl RemoteMem {
         len: usize,
     ) -> std::result::Result<(), RemoteError> {
         // The call below takes a pid, which may be somebody else's by now: the descriptor knows.
-        if !self.alive_at(addr) {
+        let now = clock::now_us();
+        if now.saturating_sub(self.proven.load(Relaxed)) < PROOF {
+            // A copy that finds the target unmapped fails just as well.
+        } else if self.alive_at(addr) {
+            self.proven.store(now, Relaxed);
+        } else {
             return Err(if self.alive() {
                 RemoteError::Remote
             } else {

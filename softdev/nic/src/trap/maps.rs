@@ -1,4 +1,4 @@
-//! Which file lies at an address. Async-signal-safe: raw system calls, a buffer on the stack.
+//! Which file lies at an address. Async-signal-safe: raw system calls, a small buffer, for the stack may be.
 
 use rustix::fs::{Mode, OFlags, open};
 
@@ -21,7 +21,7 @@ pub(super) fn find(address: u64) -> Option<Place> {
         )
         .ok()?,
     );
-    let mut buffer = [0u8; 2048];
+    let mut buffer = [0u8; 512];
     let mut scan = Scan::new(address);
     loop {
         match rustix::io::read(&fd, &mut buffer) {

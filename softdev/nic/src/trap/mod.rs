@@ -2,19 +2,18 @@
 //!
 //! The pages lie behind the end of the RDMA file: mapping them works, a store raises SIGBUS. The handler finds the file and offset
 //! of the address, decodes the store, does what the register does, and goes on behind the instruction. The signal is
-//! synchronous and the instruction the program's own, so this thread holds none of our locks and is not inside the
-//! allocator: the doorbell runs as if it had been called. Slow (a scan of `/proc/self/maps`), but right.
-//!
-//! The handler does not ask for the alternate stack, which may be too small for a doorbell.
+//! synchronous and the instruction the program's own, so this thread holds none of our locks. Slow (a scan of
+//! `/proc/self/maps`, a turn of the device's thread), but right.
 
 #[cfg(target_arch = "x86_64")]
 mod decode;
+pub(crate) mod handover;
 mod maps;
 mod signal;
 
 use crate::nic::NicContext;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
 
 pub(crate) use signal::install;
 
@@ -35,9 +34,17 @@ static WATCHED: [Watched; SLOTS] = [const {
 }; SLOTS];
 /// Threads inside the handler, which use the contexts above.
 static INSIDE: AtomicUsize = AtomicUsize::new(0);
+/// Incarnation of the process that INSIDE counts for.
+static COUNTED_FOR: AtomicU32 = AtomicU32::new(0);
 
 /// From now on stores to the context's register pages are served.
 pub(crate) fn watch(context: &NicContext) {
+    let now = crate::shm::fork::incarnation();
+    if COUNTED_FOR.swap(now, SeqCst) != now {
+        // Threads that were in the handler when this process was forked are not here.
+        INSIDE.store(0, SeqCst);
+        handover::reset();
+    }
     let (dev, ino) = context.rdma().inode();
     let address = std::ptr::from_ref(context).cast_mut();
     for slot in &WATCHED {
@@ -105,6 +112,9 @@ fn serve(place: &maps::Place, value: &[u8]) -> bool {
     };
     let off = (place.offset % 4096) as u32;
     let word = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |w, b| w << 8 | u64::from(*b));
+    if value.is_empty() {
+        return false;
+    }
     if value.len() == 4 {
         context.umr_store(port, page, off, word(value), 4);
     } else {

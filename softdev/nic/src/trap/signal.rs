@@ -18,7 +18,7 @@ pub(crate) fn install() -> Result<()> {
     // SAFETY: all zeroes is a valid action.
     let mut action: sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as *const () as usize;
-    // Not deferred: a doorbell inside the handler may meet SIGBUS of its own, which the copies survive.
+    // Not deferred: reading the instruction may meet SIGBUS of its own, which the copies survive.
     action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER;
     let before = exchange_action(libc::SIGBUS, &action)?;
     BEFORE.store(Box::leak(Box::new(before)), Release);
@@ -31,13 +31,17 @@ extern "C" fn handler(signal: c_int, info: *mut siginfo_t, context: *mut c_void)
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
     let code = unsafe { (*info).si_code };
     if code == BUS_ADRERR {
-        // SAFETY: as above; the code says that the address is there.
-        let address = unsafe { (*info).si_addr() } as u64;
-        // SAFETY: errno is the thread's own.
-        let errno = unsafe { *libc::__errno_location() };
+        // SAFETY: as above.
+        let info = unsafe { &*info };
+        // SAFETY: the code says that the address is there.
+        let address = unsafe { info.si_addr() } as u64;
+        // SAFETY: gives the thread's own errno.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: as above.
+        let before = unsafe { errno.read() };
         let served = emulate(address, context);
         // SAFETY: as above.
-        unsafe { *libc::__errno_location() = errno };
+        unsafe { errno.write(before) };
         if served {
             return;
         }
@@ -94,9 +98,10 @@ fn emulate(address: u64, context: *mut c_void) -> bool {
     true
 }
 
+/// Stores are decoded on x86-64 only; elsewhere programs need the paravirtual doorbell.
 #[cfg(not(target_arch = "x86_64"))]
-fn emulate(_address: u64, _context: *mut c_void) -> bool {
-    false
+fn emulate(address: u64, _context: *mut c_void) -> bool {
+    super::store(address, &[])
 }
 
 /// Index of a general register by its number in instructions.

@@ -341,6 +341,17 @@ impl Qp {
 }
 
 impl Cq {
+    /// The same queue, from its beginning.
+    pub fn again(node: &Node, cq: &Cq) -> Cq {
+        let ring = map(&node.fd, cq.info.mem_handle, cq.info.mem_size as usize);
+        Cq {
+            info: cq.info,
+            ring,
+            entries: cq.entries,
+            ci: 0,
+        }
+    }
+
     /// Takes the next entry by its valid bit, and clears the bit.
     pub fn poll(&mut self) -> Option<Cqe> {
         let at = self
