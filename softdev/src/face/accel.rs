@@ -85,26 +85,21 @@ impl AccelEntry {
     }
 
     pub(crate) fn ioctl(&self, request: u32, argument: u64) -> Result<()> {
-        // The kernel looks at type and number only; the size in the request bounds the copy.
-        let number = request & 0xff;
-        let size = (request >> 16 & 0x3fff) as usize;
-        if number == IOCTL_MEMORY & 0xff {
-            let mut bytes = vec![0; size.min(size_of::<MemArgs>())];
-            usermem::read(argument, &mut bytes)?;
-            let mut args: MemArgs = prefix(&bytes);
-            self.memory(&mut args)?;
-            return UserOut {
-                address: argument,
-                len: bytes.len(),
+        match request {
+            IOCTL_MEMORY => {
+                let mut bytes = [0; size_of::<MemArgs>()];
+                usermem::read(argument, &mut bytes)?;
+                let mut args: MemArgs = prefix(&bytes);
+                self.memory(&mut args)?;
+                usermem::write(argument, args.as_bytes())
             }
-            .put_prefix(args.as_bytes());
+            IOCTL_INFO => {
+                let mut bytes = [0; size_of::<InfoArgs>()];
+                usermem::read(argument, &mut bytes)?;
+                self.info(&prefix(&bytes))
+            }
+            _ => Err(Errno::ENOTTY),
         }
-        if number == IOCTL_INFO & 0xff {
-            let mut bytes = vec![0; size.min(size_of::<InfoArgs>())];
-            usermem::read(argument, &mut bytes)?;
-            return self.info(&prefix(&bytes));
-        }
-        Err(Errno::ENOTTY)
     }
 
     fn memory(&self, args: &mut MemArgs) -> Result<()> {

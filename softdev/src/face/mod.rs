@@ -24,6 +24,7 @@ use crate::paths::{self, Node};
 use crate::tree;
 use channel::ChannelKind;
 use gaudi_softnic::{AccelFile, Errno, FabricOptions, RdmaFile, Result};
+use kernel_abi::accel::{IOCTL_INFO, IOCTL_MEMORY};
 use kernel_abi::uverbs::RDMA_VERBS_IOCTL;
 use registry::{Entry, Face, face};
 use rustix::fs::{Mode, OFlags};
@@ -70,25 +71,26 @@ fn try_refresh(path: &[u8]) -> Result<()> {
     let Some((device, port, name)) = tree::counter_of(&setup.options, path) else {
         return Ok(());
     };
-    if setup.options.rxe {
-        return Ok(());
-    }
-    let counters = face.fabric()?.counters(device, port);
+    // The stand-in moves no data, and what this device has no notion of is zero.
+    let counters = if setup.options.rxe {
+        Vec::new()
+    } else {
+        face.fabric()?.counters(device, port)
+    };
     let value = |name: &str| {
         counters
             .iter()
             .find(|(found, _)| *found == name)
-            .map(|&(_, value)| value)
+            .map_or(0, |&(_, value)| value)
     };
     let value = match name.as_str() {
         // Standard port counters count data in words (IBTA Vol. 1, 16.1.3.5).
-        "port_xmit_data" => value("tx_Octets").map(|octets| octets / 4),
-        "port_rcv_data" => value("rx_Octets").map(|octets| octets / 4),
+        "port_xmit_data" => value("tx_Octets") / 4,
+        "port_rcv_data" => value("rx_Octets") / 4,
         "port_xmit_packets" | "unicast_xmit_packets" => value("tx_Pkts"),
         "port_rcv_packets" | "unicast_rcv_packets" => value("rx_Pkts"),
         other => value(other),
     };
-    let Some(value) = value else { return Ok(()) };
     let mut file = setup.tree.clone();
     file.extend_from_slice(path);
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -206,13 +208,10 @@ fn find_node(inode: (u64, u64)) -> Option<Node> {
     face()?.setup()?.node_of_inode(inode)
 }
 
-/// Whether a request number can concern us at all.
+/// Whether a request number can concern us at all. Compared whole: other DRM drivers share the type and the low numbers.
 #[inline]
 pub fn is_our_request(request: u64) -> bool {
-    let request = request as u32;
-    // The compute device's numbers: direction and size of the argument aside, type 'd' and 0x40 to 0x46.
-    request == RDMA_VERBS_IOCTL
-        || (request >> 8 & 0xff == 0x64 && matches!(request & 0xff, 0x40..=0x46))
+    matches!(request as u32, RDMA_VERBS_IOCTL | IOCTL_MEMORY | IOCTL_INFO)
 }
 
 /// An ioctl; `None` when the descriptor is not ours.

@@ -233,6 +233,9 @@ fn borrow(fd: RawFd) -> Option<BorrowedFd<'static>> {
 
 /// The entry behind a descriptor number.
 pub(crate) fn entry(fd: RawFd) -> Option<Entry> {
+    if MARKED.load(Relaxed) == 0 {
+        return None;
+    }
     let face = existing()?;
     let inode = inode_of(fd)?;
     face.read().get(&inode).map(|slot| slot.entry.clone())
