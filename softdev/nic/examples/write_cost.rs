@@ -161,18 +161,14 @@ fn main() {
             for _ in 0..count {
                 let w = SendWqe::write(pi, size, from, to);
                 let r = RecvWqe::companion(pi, 2, size, comp, pi);
+                let (to_swq, to_rwq) = (
+                    swq.wrapping_add(32 * pi as usize),
+                    rwq.wrapping_add(16 * pi as usize),
+                );
                 // SAFETY: the slot is inside the ring.
-                unsafe {
-                    rwq.add(16 * pi as usize)
-                        .cast::<RecvWqe>()
-                        .write_volatile(r)
-                };
+                unsafe { to_rwq.cast::<RecvWqe>().write_volatile(r) };
                 // SAFETY: as above.
-                unsafe {
-                    swq.add(32 * pi as usize)
-                        .cast::<SendWqe>()
-                        .write_volatile(w)
-                };
+                unsafe { to_swq.cast::<SendWqe>().write_volatile(w) };
                 pi = (pi + 1) % SLOTS;
                 let mut left = end.ctx.doorbell(1, Doorbell::new(end.qpn, pi, 1).raw());
                 while left != 0 {

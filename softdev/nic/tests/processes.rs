@@ -35,6 +35,7 @@ const CLOSE: u64 = 9;
 const UNMAP: u64 = 10;
 const EXEC: u64 = 11;
 const FORK: u64 = 12;
+const EXIT: u64 = 13;
 
 /// One QP and one buffer, driven by numbers on stdin; each command is answered.
 fn peer(dir: &Path) {
@@ -115,6 +116,8 @@ fn peer(dir: &Path) {
                     std::process::Command::new("/bin/sleep").arg("1000").exec()
                 );
             }
+            // Without closing anything.
+            [EXIT] => unsafe { libc::_exit(0) },
             // A child that ends by exit: nothing of the parent's may change.
             [FORK] => {
                 let pid = unsafe { libc::fork() };
@@ -285,6 +288,23 @@ fn an_orderly_end_is_silent_for_a_receiver() {
         d.node.write(&mut d.qp, 64, from, d.remote, true, None);
         d.node.expect_syndrome(&d.qp, 0x40);
     }
+}
+
+/// The kernel closes what a process leaves open, as it does for hardware: no event, if the end can be told from a kill.
+#[test]
+fn exit_without_closing_is_orderly() {
+    let mut d = duo();
+    let dst = pages(1);
+    let to = d.node.map_buffer(dst);
+    d.peer.ask(&[WRITE, 64, to, 5]);
+    d.peer.tell(&[EXIT]);
+    wait("the end", || {
+        d.node.fabric.reap();
+        d.node.fabric.snapshot().contexts.len() == 1
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(d.node.events().is_empty(), "{:?}", d.node.events());
+    assert_eq!(d.node.wait_recv().tag(), 5);
 }
 
 #[test]

@@ -7,7 +7,6 @@
 
 mod common;
 use common::*;
-use gaudi_softnic::*;
 use kernel_abi::gaudi2::{Doorbell, SendWqe, comp_type};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
@@ -134,9 +133,9 @@ fn threads_that_ring_one_qp() {
                         let qp = &mut held.0;
                         qp.put(SendWqe::write(qp.pi, 8, from, to), comp_type::CQ);
                         let bell = Doorbell::new(id, qp.pi, 1).raw();
-                        // Outside the lock: bells of two threads may overtake each other.
-                        drop(held);
+                        // Inside the lock: an index that goes back means a full ring, to hardware as well.
                         a.ctx.doorbell(1, bell);
+                        drop(held);
                         break;
                     }
                 }

@@ -183,9 +183,15 @@ fn wait_for(pipe: &Arc<WakePipe>, links: &[Arc<Link>], wait_us: Option<u64>) -> 
 /// A linked process has ended, or is another program now.
 fn bury(fabric: &Arc<Fabric>, link: &Arc<Link>) {
     link.dead.store(true, Release);
+    // A process that called exit without closing has been closed by its kernel: as orderly as a close.
+    let orderly = link
+        .pidfd
+        .as_ref()
+        .and_then(|fd| crate::shm::exit::by_itself(fd, link.pid))
+        == Some(true);
     fabric.reap();
     for context in fabric.local_contexts() {
-        context.on_death(link);
+        context.on_death(link, orderly);
     }
     fabric.drop_peer(link);
 }

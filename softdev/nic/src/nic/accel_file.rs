@@ -372,6 +372,15 @@ impl AccelFile {
         }
     }
 
+    /// Where mapped device memory lies in the file behind the descriptor, and its size. EINVAL for other addresses.
+    pub fn block(&self, dva: u64) -> Result<(u64, u64)> {
+        let state = self.open_state()?;
+        let mapped = state.maps.get(&dva).ok_or(Errno::EINVAL)?;
+        let handle = mapped.handle.ok_or(Errno::EINVAL)?;
+        let a = state.allocations.get(&handle).ok_or(Errno::EINVAL)?;
+        Ok((a.at, a.size))
+    }
+
     pub fn dram_size(&self) -> u64 {
         self.dram
     }

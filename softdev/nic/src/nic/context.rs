@@ -16,7 +16,7 @@ use crate::shm::Mapping;
 use crate::shm::fabric_file::{CtxCopy, MAX_ASIDS, MAX_PORTS, MAX_QPS, nonce, state};
 use crate::{Errno, EventSink, Result};
 use kernel_abi::ext::{AllocUcontextRespExt, cap};
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Posted capability: doorbell pages can be mapped.
@@ -39,6 +39,8 @@ pub struct NicContext {
     pub(super) sink: Arc<dyn EventSink>,
     pub(super) closed: AtomicBool,
     qps: [QpTable; MAX_PORTS as usize],
+    /// All QP objects of a port are below it.
+    qp_high: [AtomicU32; MAX_PORTS as usize],
     pub(super) ports: [Mutex<PortState>; MAX_PORTS as usize],
     pub(super) rings: Mutex<Ranges>,
     pub(super) registers: Registers,
@@ -105,6 +107,7 @@ impl NicContext {
             sink,
             closed: AtomicBool::new(false),
             qps: [const { OnceLock::new() }; MAX_PORTS as usize],
+            qp_high: [const { AtomicU32::new(0) }; MAX_PORTS as usize],
             ports: std::array::from_fn(|_| Mutex::default()),
             rings: Mutex::new(Ranges::new(layout.wq_rings(), layout.rings)),
             registers: Registers::new(),
@@ -176,12 +179,26 @@ impl NicContext {
         !self.closed.load(Relaxed) && self.fabric.is_ours()
     }
 
+    /// For control calls. A process whose lock was dropped (somebody closed the descriptor) has been reaped as dead: its numbers
+    /// may be another's now.
     pub(super) fn check_usable(&self) -> Result<()> {
-        if self.usable() {
-            Ok(())
-        } else {
-            Err(Errno::EIO)
+        if !self.usable() {
+            return Err(Errno::EIO);
         }
+        let word = self
+            .fabric
+            .file
+            .ctx(self.device, self.asid)
+            .state()
+            .load(Acquire);
+        if word == state::pack(state::LIVE, self.fabric.me) {
+            return Ok(());
+        }
+        log::error!(
+            "context {} was reclaimed: has this process closed descriptors that are not its own?",
+            self.asid
+        );
+        Err(Errno::EIO)
     }
 
     /// The response of `alloc_ucontext`; all zero behind the posted part when the fabric is strict.
@@ -221,20 +238,19 @@ impl NicContext {
     pub(super) fn make_qp(&self, port: u32, qpn: u32) -> Option<&Qp> {
         let table = self.qps.get(port.wrapping_sub(1) as usize)?;
         let table = table.get_or_init(|| (0..MAX_QPS).map(|_| OnceLock::new()).collect());
-        Some(
-            table
-                .get(qpn as usize)?
-                .get_or_init(|| Box::new(Qp::new(port, qpn))),
-        )
+        let slot = table.get(qpn as usize)?;
+        self.qp_high
+            .get(port.wrapping_sub(1) as usize)?
+            .fetch_max(qpn + 1, SeqCst);
+        Some(slot.get_or_init(|| Box::new(Qp::new(port, qpn))))
     }
 
     /// Every QP object, used or not at the moment.
     pub(super) fn all_qps(&self) -> impl Iterator<Item = &Qp> {
-        let tables = self.qps.iter().filter_map(OnceLock::get);
-        tables
-            .flat_map(|t| t.iter())
-            .filter_map(OnceLock::get)
-            .map(|qp| &**qp)
+        let tables = self.qps.iter().zip(&self.qp_high);
+        let used =
+            tables.filter_map(|(t, high)| Some(t.get()?.iter().take(high.load(SeqCst) as usize)));
+        used.flatten().filter_map(OnceLock::get).map(|qp| &**qp)
     }
 
     /// Waits until nobody uses what the caller has invalidated: peers that counted themselves in, and our own QPs.

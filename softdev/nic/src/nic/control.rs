@@ -99,8 +99,16 @@ impl NicContext {
         let old_cq = std::mem::replace(&mut control.res_cq, r.cq);
         state.use_cq(r.cq);
         // A context that is valid is taken back first: readers copy it under one state word.
-        self.change_state(port, qpn, |low| low & !qp_state::RES);
-        self.wait_accesses();
+        let was = self
+            .fabric
+            .file
+            .qp(self.device, port, qpn)
+            .state()
+            .load(Acquire);
+        if was & qp_state::RES != 0 {
+            self.change_state(port, qpn, |low| low & !qp_state::RES);
+            self.wait_accesses();
+        }
         state.unuse_cq(old_cq);
         let context = ResCtx::ZERO
             .with_dst_qp(r.dest_qpn)

@@ -123,8 +123,9 @@ impl NicContext {
         missing
     }
 
-    /// A process died. Copies are synchronous, so all that it sent has arrived: its QPs' peers hear of it now, once.
-    pub(crate) fn on_death(&self, link: &Arc<Link>) {
+    /// A process ended. Copies are synchronous, so all that it sent has arrived: if it was killed, its QPs' peers hear of it
+    /// now, once.
+    pub(crate) fn on_death(&self, link: &Arc<Link>, orderly: bool) {
         if !self.usable() {
             return;
         }
@@ -148,8 +149,9 @@ impl NicContext {
                 && Arc::ptr_eq(&remote.link, link)
             {
                 // An orderly close, or a QP that its owner destroyed before: requesters get no answer, receivers hear nothing.
-                let died =
-                    !remote.was_closed() && remote.live_generation(*port, *qpn) == *generation;
+                let died = !orderly
+                    && !remote.was_closed()
+                    && remote.live_generation(*port, *qpn) == *generation;
                 *watch = Watch::Nobody;
                 if died {
                     hit.push(qp);

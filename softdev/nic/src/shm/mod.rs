@@ -5,6 +5,7 @@
 
 pub(crate) mod cell;
 pub(crate) mod clock;
+pub(crate) mod exit;
 pub(crate) mod fabric_file;
 pub(crate) mod fd;
 pub(crate) mod fork;

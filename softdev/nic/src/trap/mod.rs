@@ -22,6 +22,8 @@ struct Watched {
     dev: AtomicU64,
     ino: AtomicU64,
     context: AtomicPtr<NicContext>,
+    /// Threads in the handler that use the context.
+    inside: AtomicUsize,
 }
 
 const SLOTS: usize = 256;
@@ -30,11 +32,10 @@ static WATCHED: [Watched; SLOTS] = [const {
         dev: AtomicU64::new(0),
         ino: AtomicU64::new(0),
         context: AtomicPtr::new(null_mut()),
+        inside: AtomicUsize::new(0),
     }
 }; SLOTS];
-/// Threads inside the handler, which use the contexts above.
-static INSIDE: AtomicUsize = AtomicUsize::new(0);
-/// Incarnation of the process that INSIDE counts for.
+/// Incarnation of the process that the counters count for.
 static COUNTED_FOR: AtomicU32 = AtomicU32::new(0);
 
 /// From now on stores to the context's register pages are served.
@@ -42,7 +43,7 @@ pub(crate) fn watch(context: &NicContext) {
     let now = crate::shm::fork::incarnation();
     if COUNTED_FOR.swap(now, SeqCst) != now {
         // Threads that were in the handler when this process was forked are not here.
-        INSIDE.store(0, SeqCst);
+        WATCHED.iter().for_each(|slot| slot.inside.store(0, SeqCst));
         handover::reset();
     }
     let (dev, ino) = context.rdma().inode();
@@ -76,11 +77,11 @@ pub(crate) fn forget(context: &NicContext) {
     for slot in &WATCHED {
         if slot.context.load(Acquire) == address {
             slot.context.store(null_mut(), SeqCst);
+            let mut turns = 0;
+            while slot.inside.load(SeqCst) != 0 {
+                crate::shm::trylock::pause(&mut turns);
+            }
         }
-    }
-    let mut turns = 0;
-    while INSIDE.load(SeqCst) != 0 {
-        crate::shm::trylock::pause(&mut turns);
     }
 }
 
@@ -89,23 +90,25 @@ fn store(address: u64, value: &[u8]) -> bool {
     let Some(place) = maps::find(address) else {
         return false;
     };
-    INSIDE.fetch_add(1, SeqCst);
-    let served = serve(&place, value);
-    INSIDE.fetch_sub(1, SeqCst);
+    let known = |w: &&Watched| {
+        w.context.load(SeqCst).addr() > 1
+            && (w.ino.load(Relaxed), w.dev.load(Relaxed)) == (place.ino, place.dev)
+    };
+    let Some(slot) = WATCHED.iter().find(known) else {
+        return false;
+    };
+    slot.inside.fetch_add(1, SeqCst);
+    let served = serve(slot, &place, value);
+    slot.inside.fetch_sub(1, SeqCst);
     served
 }
 
-fn serve(place: &maps::Place, value: &[u8]) -> bool {
-    let slot = WATCHED.iter().find(|w| {
-        w.context.load(SeqCst).addr() > 1
-            && w.ino.load(Relaxed) == place.ino
-            && w.dev.load(Relaxed) == place.dev
-    });
-    let context = slot.map_or(null_mut(), |w| w.context.load(SeqCst));
-    if context.addr() <= 1 {
+fn serve(slot: &Watched, place: &maps::Place, value: &[u8]) -> bool {
+    let context = slot.context.load(SeqCst);
+    if context.addr() <= 1 || slot.ino.load(Relaxed) != place.ino {
         return false;
     }
-    // SAFETY: `forget` clears the slot and then waits for INSIDE, which counts this thread, before the context goes away.
+    // SAFETY: `forget` clears the slot and then waits for its counter, which counts this thread, before the context goes.
     let context = unsafe { &*context };
     let Some((port, page)) = context.rdma().layout.umr_at(place.offset) else {
         return false;
