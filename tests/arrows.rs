@@ -169,3 +169,27 @@ fn interposed_names_live_in_the_leaf() {
         );
     }
 }
+
+/// docs/abi-extensions.md says of every capability bit what the provider does without it.
+#[test]
+fn every_capability_bit_is_documented() {
+    let ext = std::fs::read_to_string(workspace().join("kernel-abi/src/ext.rs")).unwrap();
+    let docs = std::fs::read_to_string(workspace().join("docs/abi-extensions.md")).unwrap();
+    let mut bits = 0;
+    for line in ext.lines().map(str::trim) {
+        let Some(rest) = line.strip_prefix("pub const ") else {
+            continue;
+        };
+        let (Some((name, _)), Some((_, bit))) = (rest.split_once(':'), rest.split_once("1 << "))
+        else {
+            continue;
+        };
+        let row = format!("| {} | `{name}` |", bit.trim_end_matches(';'));
+        assert!(
+            docs.lines().any(|l| l.starts_with(&row)),
+            "docs/abi-extensions.md has no line for `{name}`, bit {bit}"
+        );
+        bits += 1;
+    }
+    assert!(bits >= 9, "the reader of ext.rs works");
+}
