@@ -3,7 +3,7 @@
 //! only offsets that hold for all of rdma-core 34..65 have names; the rest is found at load time (`probe`).
 
 use core::ffi::{c_char, c_int, c_void};
-use gaudi_verbs::{DeviceAttr, QpCap, Sge};
+use gaudi_verbs::{DeviceAttr, QpCap, Sge, SrqAttr};
 
 /// A C struct of which all-zero bytes are a valid value.
 ///
@@ -248,6 +248,69 @@ pub(crate) struct IbvRecvWr {
 }
 
 #[repr(C)]
+pub(crate) struct IbvSrq {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) srq_context: *mut c_void,
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) handle: u32,
+    pub(crate) mutex: libc::pthread_mutex_t,
+    pub(crate) cond: libc::pthread_cond_t,
+    pub(crate) events_completed: u32,
+}
+
+/// The private `verbs_srq`.
+#[repr(C)]
+pub(crate) struct VerbsSrq {
+    pub(crate) srq: IbvSrq,
+    pub(crate) srq_type: u32,
+    pub(crate) xrcd: usize,
+    pub(crate) cq: usize,
+    pub(crate) srq_num: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvSrqInitAttr {
+    pub(crate) srq_context: *mut c_void,
+    pub(crate) attr: SrqAttr,
+}
+
+#[repr(C)]
+pub(crate) struct IbvSrqInitAttrEx {
+    pub(crate) srq_context: *mut c_void,
+    pub(crate) attr: SrqAttr,
+    pub(crate) comp_mask: u32,
+    pub(crate) srq_type: u32,
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) xrcd: *mut c_void,
+    pub(crate) cq: *mut IbvCq,
+    pub(crate) tm_cap: [u32; 2],
+}
+
+/// The private `verbs_xrcd`, whose head is `struct ibv_xrcd`.
+#[repr(C)]
+pub(crate) struct VerbsXrcd {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) comp_mask: u32,
+    pub(crate) handle: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvXrcdInitAttr {
+    pub(crate) comp_mask: u32,
+    pub(crate) fd: c_int,
+    pub(crate) oflags: c_int,
+}
+
+#[repr(C)]
+pub(crate) struct IbvQpOpenAttr {
+    pub(crate) comp_mask: u32,
+    pub(crate) qp_num: u32,
+    pub(crate) xrcd: *mut c_void,
+    pub(crate) qp_context: *mut c_void,
+    pub(crate) qp_type: u32,
+}
+
+#[repr(C)]
 pub(crate) struct IbvAsyncEvent {
     /// The `ibv_cq`, `ibv_qp`, .. or the port number.
     pub(crate) element: u64,
@@ -292,6 +355,8 @@ plain!(
     IbvQp,
     IbvQpEx,
     VerbsQp,
+    VerbsSrq,
+    VerbsXrcd,
     IbvDeviceAttrEx
 );
 
@@ -300,13 +365,37 @@ pub(crate) mod event {
     pub(crate) const CQ_ERR: u32 = 0;
     pub(crate) const QP_FATAL: u32 = 1;
     pub(crate) const PATH_MIG_ERR: u32 = 7;
+    pub(crate) const SRQ_ERR: u32 = 14;
+    pub(crate) const SRQ_LIMIT_REACHED: u32 = 15;
     pub(crate) const QP_LAST_WQE_REACHED: u32 = 16;
 }
 
 /// `enum ibv_qp_init_attr_mask`.
 pub(crate) mod qp_init {
     pub(crate) const PD: u32 = 1 << 0;
+    pub(crate) const XRCD: u32 = 1 << 1;
     pub(crate) const CREATE_FLAGS: u32 = 1 << 2;
+}
+
+/// `enum ibv_qp_type`, those that need other objects than RC.
+pub(crate) mod qpt {
+    pub(crate) const XRC_INI: u32 = 9;
+    pub(crate) const XRC_TGT: u32 = 10;
+}
+
+/// `enum ibv_srq_init_attr_mask`.
+pub(crate) mod srq_init {
+    pub(crate) const TYPE: u32 = 1 << 0;
+    pub(crate) const PD: u32 = 1 << 1;
+    pub(crate) const XRCD: u32 = 1 << 2;
+    pub(crate) const CQ: u32 = 1 << 3;
+    pub(crate) const KNOWN: u32 = TYPE | PD | XRCD | CQ;
+}
+
+/// `enum ibv_srq_type`.
+pub(crate) mod srq_type {
+    pub(crate) const BASIC: u32 = 0;
+    pub(crate) const XRC: u32 = 1;
 }
 
 /// `enum ibv_wr_opcode`, those whose `wr` union is `atomic`.
@@ -329,5 +418,7 @@ const _: () = {
     );
     assert!(size_of::<VerbsMr>() == 56 && offset_of!(VerbsMr, access) == 52);
     assert!(size_of::<IbvCqEx>() == 288);
+    assert!(size_of::<VerbsSrq>() == 160 && offset_of!(VerbsSrq, srq_num) == 152);
+    assert!(size_of::<VerbsXrcd>() == 16 && offset_of!(VerbsXrcd, handle) == 12);
     assert!(size_of::<IbvQpEx>() == 360 && size_of::<VerbsQp>() >= 376);
 };

@@ -2,11 +2,13 @@
 
 use crate::abi::{
     IbvAsyncEvent, IbvContext, IbvCqEx, IbvDeviceAttrEx, IbvQueryDeviceExInput, Plain, VerbsQp,
-    event,
+    VerbsSrq, event,
 };
 use crate::cq::{self, Cq};
 use crate::loaded::Library;
 use crate::qp::{self, Qp};
+use crate::srq::{self, Srq};
+use crate::xrc;
 use crate::{edge, memory, post};
 use core::ffi::{c_int, c_void};
 use core::mem::ManuallyDrop;
@@ -54,7 +56,7 @@ pub(crate) unsafe fn release(library: &Library, base: *mut c_void) {
 }
 
 /// Everything we implement, for the op table of any release. What is missing keeps the library's answer: not supported.
-pub(crate) fn ops() -> [(&'static str, usize); 24] {
+pub(crate) fn ops() -> [(&'static str, usize); 34] {
     macro_rules! op {
         ($module:ident :: $name:ident) => {
             (stringify!($name), $module::$name as *const () as usize)
@@ -88,6 +90,16 @@ pub(crate) fn ops() -> [(&'static str, usize); 24] {
         op!(qp::query_qp),
         op!(post::post_recv),
         op!(post::post_send),
+        op!(srq::create_srq),
+        op!(srq::create_srq_ex),
+        op!(srq::destroy_srq),
+        op!(srq::get_srq_num),
+        op!(srq::modify_srq),
+        op!(srq::post_srq_recv),
+        op!(srq::query_srq),
+        op!(xrc::close_xrcd),
+        op!(xrc::open_qp),
+        op!(xrc::open_xrcd),
     ]
 }
 
@@ -170,6 +182,12 @@ unsafe extern "C" fn async_event(_ctx: *mut IbvContext, event: *mut IbvAsyncEven
                 let qp = event.element as *mut VerbsQp;
                 // SAFETY: the cookie of a QP of ours; destroy_qp removes its events from the descriptor first.
                 let own = unsafe { Qp::own(qp) };
+                own.delivered.add();
+            }
+            event::SRQ_ERR | event::SRQ_LIMIT_REACHED => {
+                let srq = event.element as *mut VerbsSrq;
+                // SAFETY: the cookie of an SRQ of ours; destroy_srq takes its events back first.
+                let own = unsafe { Srq::own(srq) };
                 own.delivered.add();
             }
             _ => {}

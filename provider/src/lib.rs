@@ -7,7 +7,7 @@
 //! * `loaded`: loaded copies of libibverbs, their symbols, registration
 //! * `probe`: the two layout probes; `optable`: the op tables
 //! * `abi`: layouts of the C structs; `object`: C objects with our part behind; `edge`: errno and panics
-//! * `device`, `context`, `memory`, `cq`, `qp`, `post`: the ops
+//! * `device`, `context`, `memory`, `cq`, `qp`, `post`, `srq`, `xrc`: the ops
 
 #[cfg(not(all(
     target_os = "linux",
@@ -29,6 +29,8 @@ mod optable;
 mod post;
 mod probe;
 mod qp;
+mod srq;
+mod xrc;
 
 /// Runs when the library is loaded, under the loader's lock: registers, and does nothing else.
 extern "C" fn load() {

@@ -4,7 +4,7 @@ use crate::abi::{IbvQp, IbvRecvWr, IbvSendWr, wr};
 use crate::edge;
 use crate::qp;
 use core::ffi::c_int;
-use gaudi_verbs::{Errno, Result, SendWr, Sge};
+use gaudi_verbs::{Context, Errno, Guard, Result, SendWr, Sge};
 
 /// A C list of work requests.
 trait Linked {
@@ -82,17 +82,35 @@ pub(crate) unsafe extern "C" fn post_recv(
     edge::status(|| {
         // SAFETY: a live QP of ours.
         let own = unsafe { qp::own(qp) };
-        let mut guard = own.context.lock().inspect_err(|_| {
-            // SAFETY: the program's place for a pointer.
-            unsafe { set_bad(bad, list) }
-        })?;
-        let post =
-            |c: &IbvRecvWr| guard.post_recv(own.handle, c.wr_id, sges(c.sg_list, c.num_sge)?);
         // SAFETY: list and place as ibv_post_recv(3) demands them.
-        let result = unsafe { each(list, bad, post) };
-        guard.finish();
-        result
+        unsafe {
+            receives(&own.context, list, bad, |guard, wr_id, sges| {
+                guard.post_recv(own.handle, wr_id, sges)
+            })
+        }
     })
+}
+
+/// Posts a list of receives with `post`, which gets work request ids and SGEs.
+///
+/// # Safety
+/// As for [`each`].
+#[inline]
+pub(crate) unsafe fn receives(
+    context: &Context,
+    list: *mut IbvRecvWr,
+    bad: *mut *mut IbvRecvWr,
+    post: impl Fn(&mut Guard<'_>, u64, &[Sge]) -> Result<()>,
+) -> Result<()> {
+    let mut guard = context.lock().inspect_err(|_| {
+        // SAFETY: passed on.
+        unsafe { set_bad(bad, list) }
+    })?;
+    let one = |c: &IbvRecvWr| post(&mut guard, c.wr_id, sges(c.sg_list, c.num_sge)?);
+    // SAFETY: passed on.
+    let result = unsafe { each(list, bad, one) };
+    guard.finish();
+    result
 }
 
 fn send_wr(c: &IbvSendWr) -> Result<SendWr<'_>> {
@@ -113,6 +131,8 @@ fn send_wr(c: &IbvSendWr) -> Result<SendWr<'_>> {
         rkey: rkey as u32,
         compare_add,
         swap,
+        // union { struct { uint32_t remote_srqn; } xrc; } qp_type: the low half of its word.
+        remote_srqn: c.qp_type as u32,
         sges: sges(c.sg_list, c.num_sge)?,
     })
 }

@@ -1,12 +1,14 @@
 //! Ops of queue pairs.
 
 use crate::abi::{
-    IbvContext, IbvCq, IbvPd, IbvQp, IbvQpInitAttr, IbvQpInitAttrEx, Plain, VerbsQp, qp_init,
+    IbvContext, IbvCq, IbvPd, IbvQp, IbvQpInitAttr, IbvQpInitAttrEx, Plain, VerbsQp, qp_init, qpt,
 };
 use crate::memory::Pd;
 use crate::object::{Delivered, Object, field, wait_acknowledged};
-use crate::{cq, edge};
-use core::ffi::c_int;
+use crate::xrc::Xrcd;
+use crate::{context, cq, edge, srq};
+use core::ffi::{c_int, c_void};
+use core::ptr::null_mut;
 use gaudi_verbs::{Context, Errno, QpAttr, QpInit, Result};
 use std::sync::Arc;
 
@@ -17,6 +19,25 @@ pub(crate) struct QpOwn {
     pub(crate) delivered: Delivered,
     sq_sig_all: bool,
 }
+
+impl QpOwn {
+    pub(crate) fn new(
+        context: Arc<Context>,
+        handle: u32,
+        delivered: Delivered,
+        sq_sig_all: bool,
+    ) -> QpOwn {
+        QpOwn {
+            context,
+            handle,
+            delivered,
+            sq_sig_all,
+        }
+    }
+}
+
+/// "No such object" where the verbs layer expects a handle.
+const NONE: u32 = u32::MAX;
 
 pub(crate) type Qp = Object<VerbsQp, QpOwn>;
 
@@ -34,12 +55,17 @@ pub(crate) unsafe extern "C" fn create_qp(pd: *mut IbvPd, attr: *mut IbvQpInitAt
         }
         // SAFETY: the program's attributes; it leaves them alone during the call.
         let attr = unsafe { &mut *attr };
-        create(pd, attr)
+        if pd.is_null() {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: the library fills in a PD's context right after it was made, and it never changes.
+        let ctx = unsafe { field!(pd, IbvPd, context, *mut IbvContext).read() };
+        create(ctx, pd, core::ptr::null_mut(), attr)
     })
 }
 
 pub(crate) unsafe extern "C" fn create_qp_ex(
-    _ctx: *mut IbvContext,
+    ctx: *mut IbvContext,
     attr: *mut IbvQpInitAttrEx,
 ) -> *mut IbvQp {
     edge::object(|| {
@@ -48,15 +74,23 @@ pub(crate) unsafe extern "C" fn create_qp_ex(
         }
         // SAFETY: as for `create_qp`.
         let ex = unsafe { &mut *attr };
-        if ex.comp_mask & !(qp_init::PD | qp_init::CREATE_FLAGS) != 0 {
+        if ex.comp_mask & !(qp_init::PD | qp_init::XRCD | qp_init::CREATE_FLAGS) != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
         if ex.comp_mask & qp_init::CREATE_FLAGS != 0 && ex.create_flags != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        if ex.comp_mask & qp_init::PD == 0 {
-            return Err(Errno::EINVAL);
-        }
+        let given = |bit| ex.comp_mask & bit != 0;
+        let pd = if given(qp_init::PD) {
+            ex.pd
+        } else {
+            null_mut()
+        };
+        let xrcd = if given(qp_init::XRCD) {
+            ex.xrcd
+        } else {
+            null_mut()
+        };
         let mut plain = IbvQpInitAttr {
             qp_context: ex.qp_context,
             send_cq: ex.send_cq,
@@ -66,40 +100,65 @@ pub(crate) unsafe extern "C" fn create_qp_ex(
             qp_type: ex.qp_type,
             sq_sig_all: ex.sq_sig_all,
         };
-        let qp = create(ex.pd, &mut plain)?;
+        let qp = create(ctx, pd, xrcd, &mut plain)?;
         ex.cap = plain.cap;
         Ok(qp)
     })
 }
 
-fn create(pd: *mut IbvPd, attr: &mut IbvQpInitAttr) -> Result<*mut IbvQp> {
-    if pd.is_null() || attr.send_cq.is_null() || attr.recv_cq.is_null() {
-        return Err(Errno::EINVAL);
+/// An object that a QP may or must name: its handle, if it is of the same context.
+fn named<T>(
+    place: *mut T,
+    needed: bool,
+    engine: &Arc<Context>,
+    own: impl FnOnce(*mut T) -> (*const Context, u32),
+) -> Result<Option<u32>> {
+    if place.is_null() {
+        return if needed { Err(Errno::EINVAL) } else { Ok(None) };
     }
-    if !attr.srq.is_null() {
-        return Err(Errno::EOPNOTSUPP);
+    let (context, handle) = own(place);
+    if context == Arc::as_ptr(engine) {
+        Ok(Some(handle))
+    } else {
+        Err(Errno::EINVAL)
     }
-    // SAFETY: a live PD of ours.
-    let domain = unsafe { Pd::own(pd) };
-    // SAFETY: the library fills in a PD's context right after it was made, and it never changes.
-    let ctx = unsafe { field!(pd, IbvPd, context, *mut IbvContext).read() };
-    let cq = |cq: *mut IbvCq| {
-        // SAFETY: a live CQ of the context whose op this is.
-        let cq = unsafe { cq::own(cq) };
-        if Arc::ptr_eq(&cq.context, &domain.context) {
-            Ok(cq.handle)
-        } else {
-            Err(Errno::EINVAL)
-        }
+}
+
+fn create(
+    ctx: *mut IbvContext,
+    pd: *mut IbvPd,
+    xrcd: *mut c_void,
+    attr: &mut IbvQpInitAttr,
+) -> Result<*mut IbvQp> {
+    // SAFETY: a live context of ours.
+    let engine = unsafe { context::own(ctx) }.context.clone();
+    let target = attr.qp_type == qpt::XRC_TGT;
+    let domain = named(pd, !target, &engine, |pd| {
+        // SAFETY: a live PD of ours.
+        let own = unsafe { Pd::own(pd) };
+        (Arc::as_ptr(&own.context), own.handle)
+    })?;
+    let cq = |cq: *mut IbvCq, needed| {
+        named(cq, needed, &engine, |cq| {
+            // SAFETY: a live CQ of ours.
+            let own = unsafe { cq::own(cq) };
+            (Arc::as_ptr(&own.context), own.handle)
+        })
     };
-    let (send_cq, recv_cq) = (cq(attr.send_cq)?, cq(attr.recv_cq)?);
+    let send_cq = cq(attr.send_cq, !target)?;
+    let recv_cq = cq(attr.recv_cq, !target && attr.qp_type != qpt::XRC_INI)?;
+    let srq = named(attr.srq.cast(), false, &engine, |srq| {
+        // SAFETY: a live SRQ of ours.
+        let own = unsafe { srq::own(srq) };
+        (Arc::as_ptr(&own.context), own.handle)
+    })?;
+    let xrcd = named(xrcd.cast(), target, &engine, |xrcd| {
+        // SAFETY: a live XRC domain of ours.
+        let own = unsafe { Xrcd::own(xrcd) };
+        (Arc::as_ptr(&own.context), own.handle)
+    })?;
     let sq_sig_all = attr.sq_sig_all != 0;
-    let own = QpOwn {
-        context: domain.context.clone(),
-        handle: 0,
-        delivered: Delivered::default(),
-        sq_sig_all,
-    };
+    let own = QpOwn::new(engine.clone(), 0, Delivered::default(), sq_sig_all);
     // Asynchronous events carry the address of the `ibv_qp`, so it has to exist first. Zero is the initialised value of the
     // mutex and the condition, and the state RESET.
     let mut qp = Box::new(Qp {
@@ -107,15 +166,17 @@ fn create(pd: *mut IbvPd, attr: &mut IbvQpInitAttr) -> Result<*mut IbvQp> {
         own,
     });
     let init = QpInit {
-        pd: domain.handle,
-        send_cq,
-        recv_cq,
+        pd: domain.unwrap_or(NONE),
+        send_cq: send_cq.unwrap_or(NONE),
+        recv_cq: recv_cq.unwrap_or(NONE),
+        srq,
+        xrcd,
         cap: attr.cap,
         qp_type: attr.qp_type,
         sq_sig_all,
         cookie: (&raw const *qp).addr() as u64,
     };
-    let info = domain.context.create_qp(&init)?;
+    let info = engine.create_qp(&init)?;
     qp.own.handle = info.handle;
     let base = &mut qp.c.qp_ex.qp_base;
     base.context = ctx;
@@ -123,6 +184,7 @@ fn create(pd: *mut IbvPd, attr: &mut IbvQpInitAttr) -> Result<*mut IbvQp> {
     base.pd = pd;
     base.send_cq = attr.send_cq;
     base.recv_cq = attr.recv_cq;
+    base.srq = attr.srq;
     base.handle = info.handle;
     base.qp_num = info.qp_num;
     base.qp_type = attr.qp_type;
@@ -191,7 +253,7 @@ pub(crate) unsafe extern "C" fn destroy_qp(qp: *mut IbvQp) -> c_int {
     edge::status(|| {
         // SAFETY: a live QP of ours.
         let own = unsafe { own(qp) };
-        own.context.destroy_qp(own.handle)?;
+        own.context.destroy_qp(own.handle, qp.addr() as u64)?;
         let counters = [(
             field!(qp, IbvQp, events_completed, u32).cast_const(),
             &own.delivered,

@@ -200,6 +200,124 @@ pub fn map_anonymous(len: usize) -> Result<Window> {
     window_of(p, len)
 }
 
+/// Maps a buffer of somebody else's descriptor; EOPNOTSUPP when that cannot be mapped.
+pub fn map_buffer(fd: RawFd, offset: u64, len: u64, writable: bool) -> Result<Window> {
+    let (off, len) = (
+        i64::try_from(offset).map_err(|_| Errno::EINVAL)?,
+        usize::try_from(len).map_err(|_| Errno::EINVAL)?,
+    );
+    let prot = if writable {
+        libc::PROT_READ | libc::PROT_WRITE
+    } else {
+        libc::PROT_READ
+    };
+    // SAFETY: a new shared mapping at an address of the kernel's choice.
+    let p = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, libc::MAP_SHARED, fd, off) };
+    window_of(p, len).map_err(|e| match e.0 {
+        libc::EBADF | libc::EINVAL | libc::ENOMEM => e,
+        _ => Errno::EOPNOTSUPP,
+    })
+}
+
+/// The two halves of null MRs: `len` bytes that read as zeros, and as many whose writes go to one small piece of memory over and over.
+pub fn null_memory(len: u64) -> Result<(Window, Window)> {
+    /// Few enough mappings, little enough memory.
+    const SINK: usize = 2 << 20;
+    let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let reserve = |prot| {
+        // SAFETY: a new private mapping at an address of the kernel's choice.
+        let p = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
+        window_of(p, len)
+    };
+    // Reading private memory that nobody wrote takes no memory.
+    let zeros = reserve(libc::PROT_READ)?;
+    let sink = reserve(libc::PROT_NONE).inspect_err(|_| unmap(zeros))?;
+    // SAFETY: a name that lives over the call.
+    let fd = unsafe { libc::memfd_create(c"gaudi-null".as_ptr(), libc::MFD_CLOEXEC) };
+    // SAFETY: plain ftruncate; fails on a bad descriptor.
+    let sized = check(fd).and_then(|_| check(unsafe { libc::ftruncate(fd, SINK as i64) }));
+    let filled = sized.and_then(|_| {
+        (0..len).step_by(SINK).try_for_each(|at| {
+            // SAFETY: replaces a part of the reservation made above, which nobody uses yet.
+            let p = unsafe {
+                libc::mmap(
+                    (sink.address() + at as u64) as *mut libc::c_void,
+                    SINK.min(len - at),
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_SHARED | libc::MAP_FIXED,
+                    fd,
+                    0,
+                )
+            };
+            if p == libc::MAP_FAILED {
+                Err(Errno::last())
+            } else {
+                Ok(())
+            }
+        })
+    });
+    if fd >= 0 {
+        close(fd);
+    }
+    if let Err(e) = filled {
+        unmap(zeros);
+        unmap(sink);
+        return Err(e);
+    }
+    Ok((zeros, sink))
+}
+
+/// Takes the unread records that begin with `first` out of a pipe or a socket of records of `size` bytes, and puts the others back in order
+/// through `write`: how many were taken. Never blocks, whatever the flags of the program's descriptor.
+pub fn drain_records(fd: RawFd, size: usize, first: u64, mut write: impl FnMut(&[u8])) -> u32 {
+    const MOST: usize = 8192;
+    // A description of its own, with flags of its own; sockets cannot be opened like that, but have a flag per call.
+    let own = CString::new(format!("/proc/self/fd/{fd}")).map_or(-1, |path| {
+        // SAFETY: a NUL-terminated path that lives over the call.
+        unsafe {
+            libc::open(
+                path.as_ptr(),
+                libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC,
+            )
+        }
+    });
+    let (mut kept, mut taken) = (Vec::new(), 0);
+    let mut record = [0u8; 16];
+    let record = &mut record[..size.min(16)];
+    for _ in 0..MOST {
+        let n = if own >= 0 {
+            // SAFETY: the buffer is a live slice.
+            unsafe { libc::read(own, record.as_mut_ptr().cast(), record.len()) }
+        } else {
+            // SAFETY: as above.
+            unsafe {
+                libc::recv(
+                    fd,
+                    record.as_mut_ptr().cast(),
+                    record.len(),
+                    libc::MSG_DONTWAIT,
+                )
+            }
+        };
+        if n != record.len() as isize {
+            break;
+        }
+        if record.starts_with(&first.to_ne_bytes()) {
+            taken += 1;
+        } else {
+            kept.push(record.to_vec());
+        }
+    }
+    if own >= 0 {
+        close(own);
+    }
+    for r in kept {
+        write(&r);
+    }
+    taken
+}
+
 fn window_of(p: *mut libc::c_void, len: usize) -> Result<Window> {
     if p == libc::MAP_FAILED {
         return Err(Errno::last());
@@ -245,6 +363,17 @@ pub fn event_pipe() -> Result<(RawFd, RawFd)> {
     let w = move_high(fds[1]);
     set_nonblocking(w);
     Ok((fds[0], w))
+}
+
+/// A second, non-blocking reader of a pipe; -1 where there is no /proc.
+pub fn reopen_nonblocking(fd: RawFd) -> RawFd {
+    let Ok(path) = CString::new(format!("/proc/self/fd/{fd}")) else {
+        return -1;
+    };
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    // SAFETY: a path.
+    let back = unsafe { libc::open(path.as_ptr(), flags) };
+    if back < 0 { -1 } else { move_high(back) }
 }
 
 /// Moves a descriptor above the numbers that programs hand around; itself where the limit is low.
@@ -306,12 +435,21 @@ pub fn adopt_channel(channel: RawFd) -> Result<RawFd> {
 }
 
 pub fn now_ns() -> u64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+/// Nanoseconds since 1970.
+pub fn wall_ns() -> u64 {
+    clock(libc::CLOCK_REALTIME)
+}
+
+fn clock(id: libc::clockid_t) -> u64 {
     let mut t = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: writes one timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut t) };
+    unsafe { libc::clock_gettime(id, &raw mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use super::msg::{self, AckLine, Header, Hello, LINE, flag, kind};
 use crate::native::{NativeQp, Nic, Window, Write, mailbox_address, split_number};
 use crate::verbs::types::Errno;
+use kernel_abi::verbs::qpt;
 
 /// What a resolved remote key allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub struct Conn {
     pub peer_number: u32,
     pub nonce: u64,
     pub hello_sent: bool,
+    /// What our HELLO says about this QP (`msg::feature`).
+    pub features: u32,
     /// The peer's HELLO, once seen and agreed with.
     pub hello: Option<Hello>,
     pub max_recv_sge: u32,
@@ -129,6 +132,12 @@ pub struct Conn {
     pub revoked: Vec<(u32, u32)>,
     /// Blocked at the head of the request ring for want of a receive.
     pub rnr_blocked: bool,
+    /// Blocked there until peers have forgotten the key that a SEND invalidates.
+    pub invalidating: bool,
+    /// Request whose invalidation has been done.
+    pub invalidated: Option<u32>,
+    /// The first message has come (IBV_EVENT_COMM_EST is behind us).
+    pub established: bool,
 
     /// The connection has failed: tear it down after this pump.
     pub dead: bool,
@@ -167,6 +176,7 @@ impl Conn {
             nonce,
             hello_sent: false,
             hello: None,
+            features: 0,
             max_recv_sge,
             max_dest_rd_atomic,
             tx_seq: 0,
@@ -205,9 +215,31 @@ impl Conn {
             revoking: None,
             revoked: Vec::new(),
             rnr_blocked: false,
+            invalidating: false,
+            invalidated: None,
+            established: false,
             dead: false,
             unrung: false,
         }
+    }
+
+    /// The type of our QP and where its receives come from, for the HELLO.
+    pub fn announce(&mut self, qp_type: u32, shared_receives: bool) {
+        self.features = match qp_type {
+            qpt::UC => msg::feature::UC,
+            qpt::XRC_INI => msg::feature::XRC_INI,
+            qpt::XRC_TGT => msg::feature::XRC_TGT,
+            _ => 0,
+        };
+        if shared_receives {
+            self.features |= msg::feature::SHARED_RECEIVES;
+        }
+    }
+
+    /// The peer's count of posted receives is for this connection alone.
+    pub fn counts_receives(&self) -> bool {
+        self.hello
+            .is_some_and(|h| h.features & msg::feature::SHARED_RECEIVES == 0)
     }
 
     /// Unacknowledged requests.
@@ -221,6 +253,7 @@ impl Conn {
         self.outstanding() != 0
             || self.expected != 0
             || self.revoking.is_some()
+            || self.invalidating
             || !self.responses.is_empty()
             || !self.revoked.is_empty()
     }
@@ -285,7 +318,7 @@ impl Conn {
             eager_max: msg::EAGER_MAX as u32,
             max_recv_sge: self.max_recv_sge,
             max_dest_rd_atomic: self.max_dest_rd_atomic,
-            features: 0,
+            features: self.features,
         };
         h.stage(&self.win);
         let (l, r) = (
@@ -319,10 +352,11 @@ impl Conn {
         let fits = h.version == msg::VERSION
             && h.request_lines == msg::REQUEST_LINES
             && h.response_lines == msg::RESPONSE_LINES
-            && h.eager_max as usize == msg::EAGER_MAX;
+            && h.eager_max as usize == msg::EAGER_MAX
+            && msg::feature::fit(self.features, h.features);
         if !fits || h.max_recv_sge as usize > msg::MAX_SGE {
             log::error!(
-                "QP {:#x}: the peer {:#x} speaks protocol version {} with another geometry; ours is {}",
+                "QP {:#x}: the peer {:#x} is of another type, or its protocol version {} has another geometry; ours is {}",
                 self.my_number,
                 self.peer_number,
                 h.version,

@@ -69,6 +69,9 @@ pub mod flag {
     pub const INVALIDATE: u8 = 8;
 }
 
+/// Bit in the access word of a key answer: the owner's registration reaches further than what was answered.
+pub const PARTIAL: u32 = 1 << 31;
+
 /// NAK codes of the ack line; the first three as in AETH (IBTA 9.7.5.2.2).
 pub mod nak {
     pub const RNR: u8 = 0x20;
@@ -77,6 +80,25 @@ pub mod nak {
     pub const REMOTE_OPERATION: u8 = 3;
     /// Another protocol version.
     pub const VERSION: u8 = 9;
+}
+
+/// What a HELLO says about its QP.
+pub mod feature {
+    /// Its receives are shared with other QPs: the ack line's count of posted receives means nothing.
+    pub const SHARED_RECEIVES: u32 = 1;
+    pub const UC: u32 = 2;
+    pub const XRC_INI: u32 = 4;
+    pub const XRC_TGT: u32 = 8;
+
+    /// Whether two QPs can be connected.
+    pub fn fit(ours: u32, theirs: u32) -> bool {
+        let kind = |f| f & (UC | XRC_INI | XRC_TGT);
+        match kind(ours) {
+            XRC_INI => kind(theirs) == XRC_TGT,
+            XRC_TGT => kind(theirs) == XRC_INI,
+            same => kind(theirs) == same,
+        }
+    }
 }
 
 /// A message header as it stands in the first 16 bytes of the first line.

@@ -3,6 +3,7 @@
 use super::conn::{Conn, RemoteKey, Response, Rnr};
 use super::msg::{self, flag, kind, nak};
 use crate::native::{Nic, Write};
+use crate::verbs::mw::{BindRequest, Step};
 use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
 use kernel_abi::verbs::{access, event, qps, send_flag, wc_status, wr_opcode};
@@ -54,6 +55,8 @@ fn issue<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> Issue {
         wr_opcode::RDMA_WRITE_WITH_IMM => write(qp, c, env, i, true),
         wr_opcode::RDMA_READ => read(qp, c, env, i),
         wr_opcode::ATOMIC_CMP_AND_SWP | wr_opcode::ATOMIC_FETCH_AND_ADD => atomic(qp, c, env, i),
+        wr_opcode::BIND_MW => bind(qp, env, i),
+        wr_opcode::LOCAL_INV => invalidate(qp, env, i),
         _ => Issue::Fail(wc_status::LOC_QP_OP_ERR),
     }
 }
@@ -160,10 +163,48 @@ fn send<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> Issue {
     Issue::Done
 }
 
+/// Binds a memory window; everything behind it waits (IBTA 10.6.6.2).
+fn bind<N: Nic>(qp: &mut Qp, env: &mut Env<N>, i: u32) -> Issue {
+    let e = *qp.sq.at(i);
+    let request = BindRequest {
+        new_key: e.rkey,
+        mr_key: e.imm,
+        addr: e.remote_addr,
+        len: e.compare,
+        access: e.swap as u32,
+    };
+    let step = env.bind(qp.handle, qp.pd, &request);
+    settle_step(qp, i, step, wc_status::MW_BIND_ERR)
+}
+
+fn invalidate<N: Nic>(qp: &mut Qp, env: &mut Env<N>, i: u32) -> Issue {
+    let key = qp.sq.at(i).imm;
+    let step = env.invalidate(key, qp.handle, qp.pd, None);
+    settle_step(qp, i, step, wc_status::LOC_QP_OP_ERR)
+}
+
+fn settle_step(qp: &mut Qp, i: u32, step: Step, status: u32) -> Issue {
+    match step {
+        Step::Done => {
+            qp.sq.at_mut(i).stage = Stage::Done;
+            Issue::Done
+        }
+        Step::Wait => {
+            qp.sq.at_mut(i).stage = Stage::Key;
+            Issue::Wait
+        }
+        Step::Refused => Issue::Fail(status),
+    }
+}
+
 fn mark_send(qp: &mut Qp, c: &mut Conn, i: u32, seq: u32, stage: Stage) {
     let e = qp.sq.at_mut(i);
     e.seq = seq;
     e.stage = stage;
+    if e.opcode == wr_opcode::SEND_WITH_INV {
+        // The owner does not tell the QP that asked for it.
+        c.keys.remove(&e.imm);
+    }
     c.last_send = Some(seq);
     c.receives_used = c.receives_used.wrapping_add(1);
 }
@@ -192,7 +233,7 @@ fn pieces_of<N: Nic>(
 fn write_may_pass(c: &Conn) -> bool {
     let sends_done = c.last_send.is_none_or(|s| msg::reached(c.ack.acked, s));
     let imms_done = c.last_imm.is_none_or(|s| msg::reached(c.ack.acked, s))
-        || msg::reached(c.ack.posted, c.receives_used);
+        || (c.counts_receives() && msg::reached(c.ack.posted, c.receives_used));
     sends_done && imms_done
 }
 
@@ -327,8 +368,12 @@ pub fn ring<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
 /// Remote device address of a range under a resolved key.
 fn check_remote(k: &RemoteKey, addr: u64, len: u64, need: u32) -> Option<u64> {
     let off = addr.wrapping_sub(k.iova);
-    let inside = addr >= k.iova && off.checked_add(len).is_some_and(|end| end <= k.len);
-    (inside && k.access & need == need).then(|| k.device.wrapping_add(off))
+    (inside(k, addr, len) && k.access & need == need).then(|| k.device.wrapping_add(off))
+}
+
+fn inside(k: &RemoteKey, addr: u64, len: u64) -> bool {
+    let off = addr.wrapping_sub(k.iova);
+    addr >= k.iova && off.checked_add(len).is_some_and(|end| end <= k.len)
 }
 
 /// The remote key of request `i`; asks the owner at first use.
@@ -340,7 +385,9 @@ fn resolve<N: Nic>(
     need: u32,
 ) -> Result<RemoteKey, Issue> {
     let e = *qp.sq.at(i);
-    if let Some(k) = c.keys.get(&e.rkey) {
+    if let Some(k) = c.keys.get(&e.rkey)
+        && (k.access & msg::PARTIAL == 0 || inside(k, e.remote_addr, e.len))
+    {
         return Ok(*k);
     }
     if c.query == Some(e.rkey) {

@@ -3,9 +3,11 @@
 use super::conn::{Conn, Inbound, RemoteKey, Response};
 use super::msg::{self, Header, flag, kind, nak};
 use crate::native::{Nic, Write, user};
+use crate::verbs::mw::Step;
 use crate::verbs::qp::{AsyncEvent, Env, Qp};
+use crate::verbs::srq::Taken;
 use crate::verbs::types::Wc;
-use kernel_abi::verbs::{access, event, wc_flag, wc_opcode, wc_status};
+use kernel_abi::verbs::{access, event, qps, wc_flag, wc_opcode, wc_status};
 
 /// What became of a request.
 enum Outcome {
@@ -36,6 +38,13 @@ pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
                 c.consumed(&h);
                 if h.kind != kind::PAD {
                     c.rnr_blocked = false;
+                }
+                if !c.established {
+                    c.established = true;
+                    if qp.state == qps::RTR {
+                        // IBTA 11.6.3.2: the first message may come before the program's last step.
+                        tell(qp, env, event::COMM_EST);
+                    }
                 }
             }
             Outcome::Blocked => break,
@@ -80,16 +89,71 @@ fn tell<N: Nic>(qp: &Qp, env: &mut Env<N>, event: u32) {
     });
 }
 
-/// A receive for a message; without one the requester is told to wait (RNR NAK, IBTA 9.7.5.2.8).
+/// A receive for a message.
 #[inline]
-fn receive(qp: &mut Qp, c: &mut Conn, h: &Header) -> Option<u32> {
-    let r = qp.rq.take();
-    if r.is_none() && !c.rnr_blocked {
+fn receive<N: Nic>(
+    qp: &mut Qp,
+    c: &mut Conn,
+    env: &mut Env<N>,
+    h: &Header,
+) -> Result<u32, Outcome> {
+    match qp.rq.take() {
+        Some(r) => Ok(r),
+        None => receive_elsewhere(qp, c, env, h),
+    }
+}
+
+/// The QP's own queue has none: from the SRQ; without one the requester is told to wait (RNR NAK, IBTA 9.7.5.2.8).
+fn receive_elsewhere<N: Nic>(
+    qp: &mut Qp,
+    c: &mut Conn,
+    env: &mut Env<N>,
+    h: &Header,
+) -> Result<u32, Outcome> {
+    if qp.source.is_some() {
+        match env.take_shared(qp, 0) {
+            Taken::Yes(r) => return Ok(r),
+            Taken::Later => return Err(Outcome::Blocked),
+            Taken::Empty => {}
+            Taken::Unknown => {
+                tell(qp, env, event::QP_REQ_ERR);
+                return Err(Outcome::Refused(nak::INVALID_REQUEST));
+            }
+        }
+    }
+    if !c.rnr_blocked {
         c.rnr_blocked = true;
         c.nak = (nak::RNR, qp.attr.min_rnr_timer, h.seq);
         c.ack_dirty = true;
     }
-    r
+    Err(Outcome::Blocked)
+}
+
+/// The PD of a receive's buffers.
+#[inline]
+fn receive_pd(qp: &Qp, r: u32) -> u32 {
+    qp.rq.home(r).map_or(qp.pd, |h| h.pd)
+}
+
+/// A SEND that takes a window's memory away first does so, once: before its receive completes nobody reaches the memory any more. None: go
+/// on with the message.
+fn invalidated<N: Nic>(qp: &Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Option<Outcome> {
+    if h.flags & flag::INVALIDATE == 0 || c.invalidated == Some(h.seq) {
+        return None;
+    }
+    // The sender has dropped the key itself.
+    match env.invalidate(h.aux, qp.handle, qp.pd, Some(qp.handle)) {
+        Step::Done => {
+            c.invalidated = Some(h.seq);
+            c.invalidating = false;
+            None
+        }
+        Step::Wait => {
+            c.invalidating = true;
+            Some(Outcome::Blocked)
+        }
+        Step::Refused => Some(refuse_access(qp, env)),
+    }
 }
 
 /// Fields that every receive completion has.
@@ -106,6 +170,10 @@ fn receive_wc(qp: &Qp, r: u32, h_flags: u8, imm: u32, len: u32) -> Wc {
     };
     if h_flags & flag::IMM != 0 {
         wc.wc_flags |= wc_flag::WITH_IMM;
+        wc.imm_data = imm;
+    }
+    if h_flags & flag::INVALIDATE != 0 {
+        wc.wc_flags |= wc_flag::WITH_INV;
         wc.imm_data = imm;
     }
     wc
@@ -146,12 +214,17 @@ fn send<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: usiz
         tell(qp, env, event::QP_REQ_ERR);
         return Outcome::Refused(nak::INVALID_REQUEST);
     }
-    let Some(r) = receive(qp, c, h) else {
-        return Outcome::Blocked;
+    if let Some(outcome) = invalidated(qp, c, env, h) {
+        return outcome;
+    }
+    let r = match receive(qp, c, env, h) {
+        Ok(r) => r,
+        Err(outcome) => return outcome,
     };
     if u64::from(h.len) > capacity(qp, r) {
         return bad_receive(qp, env, r, wc_status::LOC_LEN_ERR);
     }
+    let pd = receive_pd(qp, r);
     let (mut left, mut at) = (len, p);
     for k in 0..qp.rq.sges(r).len() {
         let sge = qp.rq.sges(r)[k];
@@ -161,7 +234,7 @@ fn send<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: usiz
         }
         let stored = env
             .mrs
-            .local(qp.pd, &sge, true)
+            .local(pd, &sge, true)
             .is_ok_and(|place| c.win.get_user(at, place.host, n).is_ok());
         if !stored {
             return bad_receive(qp, env, r, wc_status::LOC_PROT_ERR);
@@ -183,12 +256,17 @@ fn rts<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Outco
     if !c.may_expect() {
         return Outcome::Blocked;
     }
-    let Some(r) = receive(qp, c, h) else {
-        return Outcome::Blocked;
+    if let Some(outcome) = invalidated(qp, c, env, h) {
+        return outcome;
+    }
+    let r = match receive(qp, c, env, h) {
+        Ok(r) => r,
+        Err(outcome) => return outcome,
     };
     if u64::from(h.len) > capacity(qp, r) {
         return bad_receive(qp, env, r, wc_status::LOC_LEN_ERR);
     }
+    let pd = receive_pd(qp, r);
     let mut left = u64::from(h.len);
     let mut list = Vec::with_capacity(qp.rq.sges(r).len());
     for k in 0..qp.rq.sges(r).len() {
@@ -197,7 +275,7 @@ fn rts<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Outco
         if n == 0 {
             continue;
         }
-        match env.mrs.local(qp.pd, &sge, true) {
+        match env.mrs.local(pd, &sge, true) {
             Ok(place) => list.push((place.device, n)),
             Err(_) => return bad_receive(qp, env, r, wc_status::LOC_PROT_ERR),
         }
@@ -239,8 +317,9 @@ pub fn finished<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, seq: u32) -
 }
 
 fn imm<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Outcome {
-    let Some(r) = receive(qp, c, h) else {
-        return Outcome::Blocked;
+    let r = match receive(qp, c, env, h) {
+        Ok(r) => r,
+        Err(outcome) => return outcome,
     };
     let wc = Wc {
         opcode: wc_opcode::RECV_RDMA_WITH_IMM,
@@ -253,7 +332,7 @@ fn imm<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Outco
 /// Checks a remote range: the MR's right, its PD, and what the QP itself allows.
 fn allowed<N: Nic>(
     qp: &Qp,
-    env: &Env<N>,
+    env: &mut Env<N>,
     rkey: u32,
     addr: u64,
     len: u64,
@@ -262,10 +341,11 @@ fn allowed<N: Nic>(
     if qp.attr.qp_access_flags & need != need {
         return None;
     }
+    env.provide(rkey, addr, len);
     env.mrs
         .by_key(rkey)
         .ok()?
-        .place(qp.pd, addr, len, need)
+        .remote(qp.pd, qp.handle, addr, len, need)
         .ok()
 }
 
@@ -288,11 +368,13 @@ fn key_query<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p:
     if !mr.resolvers.contains(&handle) {
         mr.resolvers.push(handle);
     }
+    let (iova, extent, device) = mr.extent(addr, len);
+    let partial = if extent == mr.len { 0 } else { msg::PARTIAL };
     let key = RemoteKey {
-        iova: mr.iova,
-        len: mr.len,
-        device: mr.device,
-        access: mr.access & qp.attr.qp_access_flags,
+        iova,
+        len: extent,
+        device,
+        access: mr.access & qp.attr.qp_access_flags | partial,
     };
     c.responses.push_back(Response::Key {
         rkey: h.aux,

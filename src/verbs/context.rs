@@ -15,7 +15,7 @@ use crate::native::kernel::{self, ForkMark, Pv, Word};
 use crate::native::{Nic, user};
 use kernel_abi::hbl;
 use kernel_abi::verbs::{atomic_cap, device_cap, port_cap};
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 /// Bulk bytes that one call moves without the engine's lock (hazard 20).
 const SLICE: u64 = 256 << 10;
@@ -44,8 +44,11 @@ pub struct Context {
     event_word: Option<Word>,
     async_read: RawFd,
     async_write: RawFd,
+    /// Reads the same pipe without waiting, to take events back.
+    async_back: RawFd,
     ports: u8,
     odp: bool,
+    dm: bool,
     guid: u64,
     agent: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -71,8 +74,10 @@ impl Context {
             event_word,
             async_read,
             async_write,
+            async_back: kernel::reopen_nonblocking(async_read),
             ports,
             odp: features.no_pin,
+            dm: features.device_memory,
             guid,
             agent: Mutex::new(None),
         });
@@ -106,6 +111,9 @@ impl Context {
         e.env.nic.close();
         drop(e);
         kernel::close(self.async_write);
+        if self.async_back >= 0 {
+            kernel::close(self.async_back);
+        }
     }
 
     /// Descriptor of asynchronous events; libibverbs closes it.
@@ -139,7 +147,7 @@ impl Context {
     }
 
     /// Runs a verb under the lock, then hands out what it caused: events, bulk work.
-    fn with<T>(&self, f: impl FnOnce(&mut Engine<Gaudi>) -> Result<T>) -> Result<T> {
+    pub(super) fn with<T>(&self, f: impl FnOnce(&mut Engine<Gaudi>) -> Result<T>) -> Result<T> {
         let mut e = self.enter()?;
         let r = f(&mut e);
         self.leave(e);
@@ -163,21 +171,55 @@ impl Context {
     }
 
     fn deliver(&self, e: &mut Engine<Gaudi>) {
-        for ev in e.env.events.drain(..) {
+        for ev in std::mem::take(&mut e.env.events) {
             let d = kernel_abi::uverbs::AsyncEventDesc {
                 element: ev.element,
                 event_type: ev.event,
                 reserved: 0,
             };
-            if let Err(err) = kernel::write_bytes(self.async_write, d.as_bytes()) {
-                log::warn!("asynchronous event {} lost: {err}", ev.event);
+            match kernel::write_bytes(self.async_write, d.as_bytes()) {
+                Ok(()) => *e.env.told.entry(ev.element).or_default() += 1,
+                Err(err) => log::warn!("asynchronous event {} lost: {err}", ev.event),
             }
         }
     }
 
+    /// An object is gone: takes its unread events back, and answers how many the program has read or is about to.
+    pub(super) fn retract(&self, e: &mut Engine<Gaudi>, cookie: u64) -> u32 {
+        e.env.events.retain(|ev| ev.element != cookie);
+        let Some(told) = e.env.told.remove(&cookie) else {
+            return 0;
+        };
+        // The others keep their order: writers hold the lock.
+        let (mut kept, mut unread) = (Vec::new(), 0);
+        let mut d = kernel_abi::uverbs::AsyncEventDesc::new_zeroed();
+        while self.async_back >= 0
+            && kernel::read_bytes(self.async_back, d.as_mut_bytes()) == Some(size_of_val(&d))
+        {
+            if d.element == cookie {
+                unread += 1;
+            } else {
+                kept.push(d);
+            }
+        }
+        for d in kept {
+            if let Err(err) = kernel::write_bytes(self.async_write, d.as_bytes()) {
+                log::warn!("asynchronous event {} lost: {err}", d.event_type);
+            }
+        }
+        told.wrapping_sub(unread)
+    }
+
+    /// Takes back the events of an object that ends, as far as the program has not read them: it must not see the address of what is
+    /// gone. Answers how many it has read and must acknowledge.
+    pub(super) fn forget_events(&self, element: u64) -> u32 {
+        let mut e = self.engine();
+        self.retract(&mut e, element)
+    }
+
     /// Bulk work that doorbells left behind, one slice, without the lock.
     #[inline]
-    fn move_bulk(&self) {
+    pub(super) fn move_bulk(&self) {
         if self.pending.load(Ordering::Relaxed)
             && let Some(pv) = &self.bulk
         {
@@ -200,6 +242,12 @@ impl Context {
 
     pub fn dereg_mr(&self, mr: u32) -> Result<()> {
         self.with(|e| e.dereg_begin(mr))?;
+        self.await_revocation(mr)?;
+        self.with(|e| e.dereg_finish(mr))
+    }
+
+    /// Waits, within a bound, until nobody uses a key any more.
+    pub(super) fn await_revocation(&self, mr: u32) -> Result<()> {
         let start = kernel::now_ns();
         let mut rounds = 0u32;
         while !self.with(|e| {
@@ -218,7 +266,7 @@ impl Context {
                 std::thread::yield_now();
             }
         }
-        self.with(|e| e.dereg_finish(mr))
+        Ok(())
     }
 
     pub fn create_cq(
@@ -238,15 +286,29 @@ impl Context {
         self.with(|e| e.resize_cq(cq, cqe))
     }
 
-    pub fn destroy_cq(&self, cq: u32) -> Result<()> {
-        self.with(|e| e.destroy_cq(cq))
+    /// Answers how many completion and asynchronous events of it the program has taken and must acknowledge.
+    pub fn destroy_cq(&self, cq: u32) -> Result<(u32, u32)> {
+        self.with(|e| {
+            let cookie = e.cq(cq)?.cookie;
+            let taken = e.destroy_cq(cq)?;
+            Ok((taken, self.retract(e, cookie)))
+        })
     }
 
     #[inline]
     pub fn poll_cq(&self, cq: u32, out: &mut [Wc]) -> Result<usize> {
         self.move_bulk();
+        self.polling(|e| e.poll_cq(cq, out))
+    }
+
+    /// A look of the program's own.
+    #[inline]
+    pub(super) fn polling<T>(
+        &self,
+        look: impl FnOnce(&mut Engine<Gaudi>) -> Result<T>,
+    ) -> Result<T> {
         let mut e = self.enter()?;
-        let r = e.poll_cq(cq, out);
+        let r = look(&mut e);
         self.looks.store(e.looks, Ordering::Relaxed);
         self.leave(e);
         r
@@ -268,8 +330,11 @@ impl Context {
         self.with(|e| e.query_qp(qp))
     }
 
-    pub fn destroy_qp(&self, qp: u32) -> Result<()> {
-        self.with(|e| e.destroy_qp(qp))
+    /// Gives up the handle on a QP that `cookie` names, with its events; the last one destroys it.
+    /// Answers how many of its events the program has taken and must acknowledge.
+    pub fn destroy_qp(&self, qp: u32, cookie: u64) -> Result<u32> {
+        self.with(|e| e.close_qp(qp, cookie))?;
+        Ok(self.forget_events(cookie))
     }
 
     pub fn create_ah(&self, pd: u32, attr: &AhAttr) -> Result<u32> {
@@ -287,6 +352,7 @@ impl Context {
             ctx: self,
             engine: self.enter()?,
             sent: None,
+            fed: None,
         })
     }
 
@@ -305,10 +371,14 @@ impl Context {
             hw_ver: 2,
             max_qp: 8191 * i32::from(self.ports),
             max_qp_wr: limits::MAX_QP_WR as i32,
-            device_cap_flags: (device_cap::CURR_QP_STATE_MOD
+            device_cap_flags: (device_cap::MEM_WINDOW
+                | device_cap::MEM_WINDOW_TYPE_2B
+                | device_cap::MEM_MGT_EXTENSIONS
+                | device_cap::CURR_QP_STATE_MOD
                 | device_cap::PORT_ACTIVE_EVENT
                 | device_cap::SYS_IMAGE_GUID
-                | device_cap::RC_RNR_NAK_GEN) as u32,
+                | device_cap::RC_RNR_NAK_GEN
+                | device_cap::SRQ_RESIZE) as u32,
             max_sge: limits::MAX_SGE as i32,
             max_sge_rd: limits::MAX_SGE as i32,
             max_cq: limits::MAX_CQ as i32,
@@ -323,7 +393,7 @@ impl Context {
             atomic_cap: atomic_cap::GLOB,
             max_ee: 0,
             max_rdd: 0,
-            max_mw: 0,
+            max_mw: limits::MAX_MR as i32,
             max_raw_ipv6_qp: 0,
             max_raw_ethy_qp: 0,
             max_mcast_grp: 0,
@@ -332,13 +402,23 @@ impl Context {
             max_ah: limits::MAX_AH as i32,
             max_fmr: 0,
             max_map_per_fmr: 0,
-            max_srq: 0,
-            max_srq_wr: 0,
-            max_srq_sge: 0,
+            max_srq: limits::MAX_SRQ as i32,
+            max_srq_wr: limits::MAX_QP_WR as i32,
+            max_srq_sge: limits::MAX_SGE as i32,
             max_pkeys: 1,
             local_ca_ack_delay: 15,
             phys_port_cnt: self.ports,
         }
+    }
+
+    /// Bytes of device memory that may be allocated.
+    pub fn max_dm_size(&self) -> u64 {
+        if self.dm { super::regions::MAX_DM } else { 0 }
+    }
+
+    /// Whether this process opened the context, and did not inherit it by fork(2).
+    pub(super) fn in_owner(&self) -> bool {
+        self.fork.in_owner()
     }
 
     /// Memory may come and go under a registration.
@@ -396,7 +476,7 @@ impl Context {
             let now = self.looks.load(Ordering::Relaxed);
             let polled = now != looks;
             looks = now;
-            let deep = if polled {
+            let deep = if polled && !self.someone_sleeps() {
                 quiet = 0;
                 tick = (tick + TICK_NS / 4).min(LONG_TICK_NS);
                 self.glance();
@@ -418,6 +498,11 @@ impl Context {
                 None => std::thread::sleep(Duration::from_nanos(tick)),
             }
         }
+    }
+
+    /// A CQ is armed: the program may sleep on its channel although it polled a moment ago.
+    fn someone_sleeps(&self) -> bool {
+        self.engine.try_lock().is_ok_and(|e| e.someone_sleeps())
     }
 
     /// The program polls: only what polling does not see.
@@ -449,12 +534,16 @@ impl Context {
         e.run_timers();
         *quiet = if news { 0 } else { quiet.saturating_add(1) };
         let mut deep = false;
+        if e.someone_sleeps() {
+            e.rest();
+        }
         if *quiet >= 2 {
             e.cool_down();
             // Deep sleep needs a device that can wake us.
             if *quiet >= QUIET_TICKS
                 && e.watched() == 0
                 && e.env.nic.features().cq_notify
+                && !e.env.timers
                 && !self.pending.load(Ordering::Relaxed)
             {
                 deep = !e.env.nic.arm();
@@ -479,12 +568,28 @@ pub struct Guard<'a> {
     ctx: &'a Context,
     engine: MutexGuard<'a, Engine<Gaudi>>,
     sent: Option<u32>,
+    /// SRQ that got receives for which messages wait.
+    fed: Option<u32>,
 }
 
 impl Guard<'_> {
     #[inline]
     pub fn post_send(&mut self, qp: u32, wr: &SendWr<'_>) -> Result<()> {
         self.engine.post_send(qp, wr)?;
+        self.sent = Some(qp);
+        Ok(())
+    }
+
+    #[inline]
+    /// All of it, or nothing.
+    pub fn post_all<'w>(&mut self, qp: u32, list: impl Iterator<Item = SendWr<'w>>) -> Result<()> {
+        let tail = self.engine.posted(qp)?;
+        for wr in list {
+            if let Err(e) = self.engine.post_send(qp, &wr) {
+                self.engine.unpost(qp, tail);
+                return Err(e);
+            }
+        }
         self.sent = Some(qp);
         Ok(())
     }
@@ -497,11 +602,22 @@ impl Guard<'_> {
         Ok(())
     }
 
+    #[inline]
+    pub fn post_srq_recv(&mut self, srq: u32, wr_id: u64, sges: &[Sge]) -> Result<()> {
+        if self.engine.post_srq_recv(srq, wr_id, sges)? {
+            self.fed = Some(srq);
+        }
+        Ok(())
+    }
+
     /// Issues what was posted and releases the lock; bulk data moves after that.
     #[inline]
     pub fn finish(mut self) {
         if let Some(qp) = self.sent {
             self.engine.kick(qp);
+        }
+        if let Some(srq) = self.fed {
+            self.engine.kick_srq(srq);
         }
         let ctx = self.ctx;
         ctx.leave(self.engine);

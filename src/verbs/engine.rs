@@ -1,13 +1,19 @@
 //! The engine of a context: all objects behind one lock, the fast paths, and progress. Generic over the device, so that tests drive
 //! it with a scripted one.
 
-use super::cq::{Arm, Cq};
-use super::mr::{Mr, MrTable, check_access};
+use std::collections::HashMap;
+
+use super::cq::{Arm, Cq, Moderation, Stamp};
+use super::mr::{Kind, Mr, MrTable, check_access};
 use super::qp::{AsyncEvent, Env, Pd, Qp};
 use super::queue::{Rq, Sq, Stage};
+use super::regions::{Dm, NullMemory};
+use super::srq::{NONE, Source, TAKEN};
 use super::types::{
-    AhAttr, CqInfo, Errno, MrInfo, QpAttr, QpCap, QpInfo, QpInit, QpQuery, Result, SendWr, Sge, Wc,
+    AhAttr, CqInfo, CqOptions, Errno, MrInfo, QpAttr, QpCap, QpInfo, QpInit, QpQuery, Result,
+    SendWr, Sge, Wc,
 };
+use super::xrc::Xrcd;
 use crate::native::{Connect, IDS_PER_PORT, NativeEvent, Nic};
 use crate::rc::conn::Conn;
 use crate::rc::{self, msg, requester};
@@ -26,6 +32,9 @@ pub mod limits {
     pub const MAX_MR: usize = 32768;
     pub const MAX_PD: usize = 8192;
     pub const MAX_AH: usize = 8192;
+    /// A power of two: SRQ numbers hold the index in their low bits.
+    pub const MAX_SRQ: usize = 8192;
+    pub const MAX_XRCD: usize = 4096;
     pub const MAX_RD_ATOMIC: u8 = 16;
     pub const MAX_MSG: u64 = 1 << 30;
     pub const MAX_MR_SIZE: u64 = 1 << 40;
@@ -39,19 +48,22 @@ const IDLE_LOOKS_CROWDED: u32 = 256;
 
 pub struct Engine<N: Nic> {
     pub env: Env<N>,
-    qps: Vec<Option<Box<Qp>>>,
+    pub(super) qps: Vec<Option<Box<Qp>>>,
+    pub(super) xrcds: Vec<Option<Xrcd>>,
     /// QP handle + 1 by port and native id.
     by_native: Vec<Vec<u32>>,
     /// QPs that progress looks at.
     active: Vec<u32>,
     ahs: Vec<Option<u32>>,
+    pub(super) null: Option<NullMemory>,
+    pub(super) dms: Vec<Option<Dm>>,
     /// Polls of the program, for the agent: does it look by itself?
     pub looks: u64,
     /// The device is gone; every call fails.
     pub broken: bool,
 }
 
-fn slot_of<T>(v: &mut Vec<Option<T>>, max: usize) -> Result<usize> {
+pub(super) fn slot_of<T>(v: &mut Vec<Option<T>>, max: usize) -> Result<usize> {
     if let Some(i) = v.iter().position(Option::is_none) {
         return Ok(i);
     }
@@ -70,15 +82,23 @@ impl<N: Nic> Engine<N> {
                 cqs: Vec::new(),
                 mrs: MrTable::new(limits::MAX_MR),
                 pds: Vec::new(),
+                srqs: Vec::new(),
+                srq_generation: 0,
                 events: Vec::new(),
                 raise: Vec::new(),
                 timers: false,
                 revoked: Vec::new(),
+                revoke: Vec::new(),
+                moderated: Vec::new(),
+                told: HashMap::new(),
             },
             qps: Vec::new(),
+            xrcds: Vec::new(),
             by_native: Vec::new(),
             active: Vec::new(),
             ahs: Vec::new(),
+            null: None,
+            dms: Vec::new(),
             looks: 0,
             broken: false,
         }
@@ -104,7 +124,7 @@ impl<N: Nic> Engine<N> {
         }
     }
 
-    fn use_pd(&mut self, pd: u32, add: bool) -> Result<()> {
+    pub(super) fn use_pd(&mut self, pd: u32, add: bool) -> Result<()> {
         let p = self
             .env
             .pds
@@ -130,6 +150,9 @@ impl<N: Nic> Engine<N> {
         access: u32,
     ) -> Result<MrInfo> {
         check_access(access, self.env.nic.features().no_pin)?;
+        if addr == 0 && len == u64::MAX && access & access::ON_DEMAND != 0 {
+            return self.reg_implicit(pd, access);
+        }
         if len == 0
             || len > limits::MAX_MR_SIZE
             || addr.checked_add(len).is_none()
@@ -164,6 +187,8 @@ impl<N: Nic> Engine<N> {
             iova
         };
         let mr = Mr {
+            kind: Kind::Plain,
+            windows: 0,
             pd,
             addr,
             len,
@@ -186,8 +211,15 @@ impl<N: Nic> Engine<N> {
     /// First step of deregistration: no new use, and the peers are told. `dereg_done` says when the second may follow.
     pub fn dereg_begin(&mut self, handle: u32) -> Result<()> {
         let mr = self.env.mrs.get_mut(handle)?;
+        if mr.windows != 0 {
+            return Err(Errno::EBUSY);
+        }
         if mr.dying {
-            return Err(Errno::EINVAL);
+            // A window that is being unbound goes all the same; its peers have been told.
+            return match mr.kind {
+                Kind::Window(_) => Ok(()),
+                _ => Err(Errno::EINVAL),
+            };
         }
         mr.dying = true;
         let key = mr.key;
@@ -235,14 +267,21 @@ impl<N: Nic> Engine<N> {
                     }
                     i = i.wrapping_add(1);
                 }
-                false
+                // Receives whose addresses a peer has been given.
+                q.conn.as_ref().is_some_and(|c| {
+                    c.inbound
+                        .iter()
+                        .filter(|x| !x.finished)
+                        .any(|x| q.rq.sges(x.receive).iter().any(|s| s.lkey == key))
+                })
             })
     }
 
     pub fn dereg_finish(&mut self, handle: u32) -> Result<()> {
+        self.env.finish_unbind(handle);
         let mr = self.env.mrs.release(handle).ok_or(Errno::EINVAL)?;
         self.use_pd(mr.pd, false)?;
-        self.env.nic.unmap(mr.device)
+        self.drop_region(mr)
     }
 
     // Completion queues.
@@ -259,7 +298,7 @@ impl<N: Nic> Engine<N> {
         })
     }
 
-    fn cq(&mut self, cq: u32) -> Result<&mut Cq> {
+    pub(super) fn cq(&mut self, cq: u32) -> Result<&mut Cq> {
         self.env
             .cqs
             .get_mut(cq as usize)
@@ -276,12 +315,50 @@ impl<N: Nic> Engine<N> {
         Ok(cqe)
     }
 
-    pub fn destroy_cq(&mut self, cq: u32) -> Result<()> {
-        if self.cq(cq)?.users != 0 {
+    /// Answers how many completion events the program has read or will still read: none is left unread in the channel, whose
+    /// reader would follow it to a CQ that is gone.
+    pub fn destroy_cq(&mut self, cq: u32) -> Result<u32> {
+        let q = self.cq(cq)?;
+        if q.users != 0 {
             return Err(Errno::EBUSY);
         }
+        let (raised, channel, cookie) = (q.raised, q.channel, q.cookie);
         self.env.cqs[cq as usize] = None;
+        let unread = match channel {
+            Some(fd) if raised != 0 => self.env.nic.drain(fd, cookie),
+            _ => 0,
+        };
+        Ok(raised.wrapping_sub(unread))
+    }
+
+    pub fn cq_options(&mut self, cq: u32, options: CqOptions) -> Result<()> {
+        self.cq(cq)?.options = options;
         Ok(())
+    }
+
+    pub fn moderate_cq(&mut self, cq: u32, m: Moderation) -> Result<()> {
+        let q = self.cq(cq)?;
+        q.moderation = m;
+        if q.due.is_some() {
+            q.fire();
+            self.env.raise.push(cq);
+            self.settle();
+        }
+        Ok(())
+    }
+
+    /// One completion, for the polling functions of extended CQs.
+    #[inline]
+    pub fn poll_one(&mut self, cq: u32) -> Result<Option<(Wc, Stamp)>> {
+        self.looks = self.looks.wrapping_add(1);
+        if self.cq(cq)?.entries.is_empty() {
+            self.progress();
+        }
+        let q = self.cq(cq)?;
+        match q.pop() {
+            None if q.overrun => Err(Errno::EIO),
+            other => Ok(other),
+        }
     }
 
     #[inline]
@@ -293,7 +370,7 @@ impl<N: Nic> Engine<N> {
         let q = self.cq(cq)?;
         let n = q.entries.len().min(out.len());
         for o in &mut out[..n] {
-            if let Some(wc) = q.entries.pop_front() {
+            if let Some((wc, _)) = q.pop() {
                 *o = wc;
             }
         }
@@ -317,10 +394,13 @@ impl<N: Nic> Engine<N> {
                 Arm::Any
             };
         }
-        if !q.entries.is_empty() && !solicited_only {
-            q.arm = Arm::None;
-            q.raise = true;
+        q.unannounced = q.unannounced.min(q.entries.len());
+        if q.unannounced != 0 && !solicited_only {
+            q.fire();
             self.env.raise.push(cq);
+            self.settle();
+        } else {
+            self.rest();
         }
         Ok(())
     }
@@ -328,25 +408,81 @@ impl<N: Nic> Engine<N> {
     // Queue pairs.
 
     pub fn create_qp(&mut self, init: &QpInit) -> Result<QpInfo> {
-        let cap = granted(&init.cap)?;
-        if init.qp_type != qpt::RC {
-            return Err(Errno::EOPNOTSUPP);
+        let mut init = *init;
+        let source = match (init.qp_type, init.srq, init.xrcd) {
+            (qpt::RC | qpt::UC, srq, None) => srq.map(Source::Srq),
+            (qpt::XRC_INI, None, None) => {
+                init.recv_cq = NONE;
+                init.cap.max_recv_wr = 0;
+                init.cap.max_recv_sge = 0;
+                None
+            }
+            (qpt::XRC_TGT, None, Some(domain)) => {
+                init.pd = NONE;
+                init.send_cq = NONE;
+                init.recv_cq = NONE;
+                init.cap = QpCap::default();
+                Some(Source::Domain(domain))
+            }
+            (qpt::RC | qpt::UC | qpt::XRC_INI | qpt::XRC_TGT, ..) => return Err(Errno::EINVAL),
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        if source.is_some() {
+            init.cap.max_recv_wr = 0;
+            init.cap.max_recv_sge = 0;
         }
-        self.cq(init.send_cq)?;
-        self.cq(init.recv_cq)?;
-        self.use_pd(init.pd, true)?;
-        let made = self.make_qp(init, cap);
+        let cap = granted(&init.cap)?;
+        let links = Links {
+            pd: init.pd,
+            cqs: [init.send_cq, init.recv_cq],
+            source,
+        };
+        self.link(&links, true)?;
+        let made = self.make_qp(&init, cap, source);
         if made.is_err() {
-            self.use_pd(init.pd, false)?;
+            self.link(&links, false)?;
         }
         made
     }
 
-    fn make_qp(&mut self, init: &QpInit, cap: QpCap) -> Result<QpInfo> {
+    /// Counts a QP in or out at everything that it names.
+    fn link(&mut self, l: &Links, add: bool) -> Result<()> {
+        // All of it is looked up before any of it is changed.
+        for cq in l.cqs.into_iter().filter(|&c| c != NONE) {
+            self.cq(cq)?;
+        }
+        match l.source {
+            Some(Source::Srq(h)) if self.env.srq(h)?.xrc.is_some() => return Err(Errno::EINVAL),
+            Some(Source::Domain(d)) => {
+                self.xrcd(d)?;
+            }
+            _ => {}
+        }
+        if l.pd != NONE {
+            self.use_pd(l.pd, add)?;
+        }
+        let count = |n: &mut u32| {
+            *n = if add { *n + 1 } else { n.saturating_sub(1) };
+        };
+        for cq in l.cqs.into_iter().filter(|&c| c != NONE) {
+            count(&mut self.cq(cq)?.users);
+        }
+        match l.source {
+            Some(Source::Srq(h)) => count(&mut self.env.srq(h)?.users),
+            Some(Source::Domain(d)) => count(&mut self.xrcd(d)?.users),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn make_qp(&mut self, init: &QpInit, cap: QpCap, source: Option<Source>) -> Result<QpInfo> {
         let i = slot_of(&mut self.qps, 1 << 18)?;
+        let rq = match source {
+            Some(Source::Srq(h)) => Rq::of_taken(TAKEN, self.env.srq(h)?.rq.max_sge()),
+            Some(Source::Domain(_)) => Rq::of_taken(TAKEN, limits::MAX_SGE),
+            None => Rq::new(cap.max_recv_wr, cap.max_recv_sge),
+        };
         let native = self.env.nic.qp_create(1, i as u64)?;
-        self.cq(init.send_cq)?.users += 1;
-        self.cq(init.recv_cq)?.users += 1;
         self.enroll(&native, i as u32);
         let mut attr = QpAttr {
             qp_state: qps::RESET,
@@ -367,7 +503,10 @@ impl<N: Nic> Engine<N> {
             attr,
             native,
             sq: Sq::new(&cap),
-            rq: Rq::new(cap.max_recv_wr, cap.max_recv_sge),
+            rq,
+            source,
+            waits_at: None,
+            openers: Vec::new(),
             conn: None,
             active: false,
             idle: 0,
@@ -516,17 +655,17 @@ impl<N: Nic> Engine<N> {
             local_key: msg::native_key(peer, my),
             remote_key: msg::native_key(my, peer),
         };
+        // Completions of an earlier connection of this number must not count for the new one.
+        for _ in 0..64 {
+            if !self.progress() {
+                break;
+            }
+        }
         let win = self.env.nic.qp_connect(&mut qp.native, &to)?;
         let nonce = self.env.nic.random() | 1 << 40;
         let depth = u32::from(a.max_dest_rd_atomic);
-        let mut c = Box::new(Conn::new(
-            win,
-            my,
-            peer,
-            nonce,
-            qp.cap.max_recv_sge.max(1),
-            depth,
-        ));
+        let mut c = Box::new(Conn::new(win, my, peer, nonce, qp.rq.max_sge(), depth));
+        c.announce(qp.qp_type, qp.source.is_some());
         c.posted = qp.rq.tail.wrapping_sub(qp.rq.head);
         qp.conn = Some(c);
         qp.halted = false;
@@ -567,7 +706,7 @@ impl<N: Nic> Engine<N> {
     fn purge(&mut self, qp_num: u32, send_cq: u32, recv_cq: u32) {
         for cq in [send_cq, recv_cq] {
             if let Ok(q) = self.cq(cq) {
-                q.entries.retain(|wc| wc.qp_num != qp_num);
+                q.purge(qp_num);
             }
         }
     }
@@ -596,15 +735,18 @@ impl<N: Nic> Engine<N> {
         rc::pump(&mut qp, &mut self.env);
         self.last_word(&mut qp);
         qp.stop(&mut self.env);
+        self.env.unbind_all_of(handle);
         self.active.retain(|&h| h != handle);
         self.expel(qp.native.port, qp.native.id);
         self.purge(qp.number(), qp.send_cq, qp.recv_cq);
-        for cq in [qp.send_cq, qp.recv_cq] {
-            if let Ok(q) = self.cq(cq) {
-                q.users = q.users.saturating_sub(1);
-            }
-        }
-        self.use_pd(qp.pd, false)?;
+        self.link(
+            &Links {
+                pd: qp.pd,
+                cqs: [qp.send_cq, qp.recv_cq],
+                source: qp.source,
+            },
+            false,
+        )?;
         let qp = *qp;
         self.env.nic.qp_destroy(qp.native)
     }
@@ -631,11 +773,20 @@ impl<N: Nic> Engine<N> {
         };
         qp.sq.push(wr)?;
         qp.idle = 0;
-        if qp.state == qps::ERR || qp.state == qps::SQE {
-            qp.flush(&mut self.env);
-            self.settle();
-        }
+        self.env.provide_all(wr.sges);
         Ok(())
+    }
+
+    /// Where the send queue of a QP ends now, for `unpost`.
+    pub fn posted(&mut self, handle: u32) -> Result<u32> {
+        Ok(self.qp(handle)?.sq.tail)
+    }
+
+    /// Takes back what was posted since `posted` answered `tail`, before any `kick`.
+    pub fn unpost(&mut self, handle: u32, tail: u32) {
+        if let Ok(qp) = self.qp(handle) {
+            qp.sq.tail = tail;
+        }
     }
 
     /// True when a message waits for it: `kick` then.
@@ -645,10 +796,11 @@ impl<N: Nic> Engine<N> {
         let Some(Some(qp)) = self.qps.get_mut(handle as usize) else {
             return Err(Errno::EINVAL);
         };
-        if qp.state == qps::RESET {
+        if qp.state == qps::RESET || qp.source.is_some() || qp.qp_type == qpt::XRC_INI {
             return Err(Errno::EINVAL);
         }
         qp.rq.push(wr_id, sges)?;
+        self.env.provide_all(sges);
         match &mut qp.conn {
             Some(c) => {
                 c.posted = c.posted.wrapping_add(1);
@@ -670,20 +822,22 @@ impl<N: Nic> Engine<N> {
     #[inline]
     pub fn kick(&mut self, handle: u32) {
         if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
-            if qp.conn.as_ref().is_some_and(|c| c.rnr_blocked) {
+            if qp.state == qps::ERR || qp.state == qps::SQE {
+                qp.flush(&mut self.env);
+            } else if qp.conn.as_ref().is_some_and(|c| c.rnr_blocked) {
                 rc::pump(qp, &mut self.env);
             } else {
                 rc::push(qp, &mut self.env);
             }
         }
-        if !self.env.raise.is_empty() {
+        if !self.env.raise.is_empty() || !self.env.revoke.is_empty() {
             self.settle();
         }
     }
 
     // Progress.
 
-    fn activate(&mut self, handle: u32) {
+    pub(super) fn activate(&mut self, handle: u32) {
         if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
             qp.idle = 0;
             if let Some(c) = qp.conn.as_mut() {
@@ -722,7 +876,10 @@ impl<N: Nic> Engine<N> {
             if let Some(h) = self.native_owner(c.port, c.id)
                 && let Some(Some(qp)) = self.qps.get_mut(h as usize)
             {
-                qp.native.retire(c.slot);
+                // A number that is not connected has only completions of an earlier life left.
+                if qp.native.connected {
+                    qp.native.retire(c.slot);
+                }
                 if !qp.active {
                     rc::pump(qp, &mut self.env);
                 }
@@ -743,7 +900,7 @@ impl<N: Nic> Engine<N> {
                 self.active.swap_remove(k);
             }
         }
-        if !self.env.raise.is_empty() {
+        if !self.env.raise.is_empty() || !self.env.revoke.is_empty() {
             self.settle();
         }
         if self.env.timers {
@@ -788,6 +945,30 @@ impl<N: Nic> Engine<N> {
         self.settle();
     }
 
+    /// The program is about to sleep on a channel: from now on whatever comes must wake the agent.
+    pub fn rest(&mut self) {
+        for _ in 0..4 {
+            self.cool_down();
+            if self.active.iter().all(|&h| self.is_cold(h)) {
+                break;
+            }
+        }
+        if self.env.nic.features().cq_notify && self.env.nic.arm() {
+            self.progress();
+            self.env.nic.arm();
+        }
+    }
+
+    fn is_cold(&self, h: u32) -> bool {
+        let qp = self.qps.get(h as usize).and_then(Option::as_ref);
+        qp.and_then(|q| q.conn.as_ref()).is_none_or(|c| c.cold)
+    }
+
+    /// The program has armed a CQ and may be asleep.
+    pub fn someone_sleeps(&self) -> bool {
+        self.env.cqs.iter().flatten().any(|c| c.arm != Arm::None)
+    }
+
     /// Timers of all watched QPs.
     pub fn run_timers(&mut self) {
         self.env.timers = false;
@@ -805,8 +986,35 @@ impl<N: Nic> Engine<N> {
                 }
             }
         }
+        if !self.env.moderated.is_empty() {
+            self.release_moderated();
+        }
         if !self.env.raise.is_empty() {
             self.settle();
+        }
+    }
+
+    /// Events whose time has come.
+    fn release_moderated(&mut self) {
+        let now = crate::native::kernel::now_ns();
+        let mut list = std::mem::take(&mut self.env.moderated);
+        list.sort_unstable();
+        list.dedup();
+        for i in list {
+            let Some(Some(q)) = self.env.cqs.get_mut(i as usize) else {
+                continue;
+            };
+            match q.due {
+                Some(due) if now >= due => {
+                    q.fire();
+                    self.env.raise.push(i);
+                }
+                Some(_) => {
+                    self.env.moderated.push(i);
+                    self.env.timers = true;
+                }
+                None => {}
+            }
         }
     }
 
@@ -868,6 +1076,9 @@ impl<N: Nic> Engine<N> {
 
     /// Gives the channels their events and reports overruns.
     pub fn settle(&mut self) {
+        if !self.env.revoke.is_empty() {
+            self.spread_revocations();
+        }
         while let Some(i) = self.env.raise.pop() {
             let Some(Some(q)) = self.env.cqs.get_mut(i as usize) else {
                 continue;
@@ -883,7 +1094,14 @@ impl<N: Nic> Engine<N> {
                 && let Some(fd) = q.channel
             {
                 let cookie = q.cookie;
-                self.env.nic.raise(fd, cookie);
+                if self.env.nic.raise(fd, cookie) {
+                    q.raised = q.raised.wrapping_add(1);
+                } else {
+                    // The program reads too slowly: again with the next timers.
+                    q.due = Some(0);
+                    self.env.moderated.push(i);
+                    self.env.timers = true;
+                }
             }
         }
     }
@@ -923,6 +1141,13 @@ impl<N: Nic> Engine<N> {
                 log::debug!("closing: QP {h}: {e}");
             }
         }
+        for s in 0..self.env.srqs.len() as u32 {
+            if self.env.srq(s).is_ok()
+                && let Err(e) = self.destroy_srq(s)
+            {
+                log::debug!("closing: SRQ {s}: {e}");
+            }
+        }
         let all: Vec<u32> = self.env.mrs.indices().collect();
         for m in all {
             if let Err(e) = self.dereg_finish(m) {
@@ -935,33 +1160,39 @@ impl<N: Nic> Engine<N> {
 
 /// Turns an idle QP cold; true when it no longer needs looking at.
 fn cool<N: Nic>(qp: &mut Qp, env: &mut Env<N>) -> bool {
-    let gone = match qp.conn.as_mut() {
-        None => true,
-        Some(c) => {
-            if c.waiting() || c.rnr.is_some() || (qp.sq.head != qp.sq.tail && qp.state == qps::RTS)
-            {
-                false
-            } else if c.cold {
-                true
-            } else {
-                c.go_cold(&mut env.nic, &mut qp.native);
-                c.cold
+    if let Some(c) = qp.conn.as_mut() {
+        if !c.cold {
+            c.go_cold(&mut env.nic, &mut qp.native);
+        }
+        if !c.cold {
+            return false;
+        }
+        // Once more after the promise: what came just before it carries no notification.
+        if rc::pump(qp, env) {
+            qp.idle = 0;
+            if let Some(c) = qp.conn.as_mut() {
+                c.cold = false;
             }
+            return false;
         }
-    };
-    if !gone {
-        return false;
     }
-    // Once more after the promise: what came just before it carries no notification.
-    if qp.conn.is_some() && rc::pump(qp, env) {
-        qp.idle = 0;
-        if let Some(c) = qp.conn.as_mut() {
-            c.cold = false;
-        }
+    // Acknowledgements and answers need looking at by somebody.
+    let waits = qp
+        .conn
+        .as_ref()
+        .is_some_and(|c| c.waiting() || c.rnr.is_some());
+    if waits || (qp.sq.head != qp.sq.tail && qp.state == qps::RTS) {
         return false;
     }
     qp.active = false;
     true
+}
+
+/// The objects that a QP keeps alive; `NONE` for those that it has not.
+struct Links {
+    pd: u32,
+    cqs: [u32; 2],
+    source: Option<Source>,
 }
 
 fn granted(want: &QpCap) -> Result<QpCap> {
@@ -993,9 +1224,8 @@ fn check_send(wr: &SendWr<'_>) -> Result<()> {
         {
             Ok(())
         }
-        wr_opcode::SEND_WITH_INV | wr_opcode::LOCAL_INV | wr_opcode::BIND_MW => {
-            Err(Errno::EOPNOTSUPP)
-        }
+        wr_opcode::SEND_WITH_INV => Ok(()),
+        wr_opcode::LOCAL_INV | wr_opcode::BIND_MW if !inline && wr.sges.is_empty() => Ok(()),
         _ => Err(Errno::EINVAL),
     }
 }

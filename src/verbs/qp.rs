@@ -1,12 +1,15 @@
 //! A queue pair, and the tables of the context that the protocol works on.
 
+use std::collections::HashMap;
+
 use super::cq::Cq;
 use super::mr::MrTable;
 use super::queue::{Rq, Sq, SqEntry, Stage};
+use super::srq::{Source, Srq};
 use super::types::{QpAttr, QpCap, Wc};
 use crate::native::{NativeQp, Nic};
 use crate::rc::conn::Conn;
-use kernel_abi::verbs::{qps, send_flag, wc_opcode, wc_status, wr_opcode};
+use kernel_abi::verbs::{event, qps, send_flag, wc_opcode, wc_status, wr_opcode};
 
 /// An asynchronous event for the program: IBV_EVENT_* and its element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,9 @@ pub struct Env<N: Nic> {
     pub cqs: Vec<Option<Box<Cq>>>,
     pub mrs: MrTable,
     pub pds: Vec<Option<Pd>>,
+    pub srqs: Vec<Option<Box<Srq>>>,
+    /// Upper bits of the newest SRQ number.
+    pub srq_generation: u32,
     pub events: Vec<AsyncEvent>,
     /// CQs that owe their channel an event, or have overrun.
     pub raise: Vec<u32>,
@@ -34,6 +40,12 @@ pub struct Env<N: Nic> {
     pub timers: bool,
     /// MRs whose last revocation was answered.
     pub revoked: Vec<u32>,
+    /// CQs whose event is held back, by moderation or for want of room in the channel.
+    pub moderated: Vec<u32>,
+    /// Events that the program has been given, by element.
+    pub told: HashMap<u64, u32>,
+    /// Peers that must forget a key: (QP, key).
+    pub revoke: Vec<(u32, u32)>,
 }
 
 impl<N: Nic> Env<N> {
@@ -43,13 +55,18 @@ impl<N: Nic> Env<N> {
             q.push(wc, solicited);
             if q.raise || q.overrun {
                 self.raise.push(cq);
+            } else if q.due.is_some() {
+                self.moderated.push(cq);
+                self.timers = true;
             }
         }
     }
 
     /// The peer of QP `qp` has forgotten `key`.
     pub fn revocation_done(&mut self, key: u32) {
-        if let Ok(mr) = self.mrs.get_mut(key >> 8) {
+        if let Ok(mr) = self.mrs.get_mut(key >> 8)
+            && mr.key == key
+        {
             mr.revoking = mr.revoking.saturating_sub(1);
         }
     }
@@ -69,7 +86,13 @@ pub struct Qp {
     pub attr: QpAttr,
     pub native: NativeQp,
     pub sq: Sq,
+    /// The receive queue; with a `source`, what messages have taken from there.
     pub rq: Rq,
+    pub source: Option<Source>,
+    /// SRQ that will wake this QP: a message waits for its next receive.
+    pub waits_at: Option<u32>,
+    /// Further handles on an XRC receive QP.
+    pub openers: Vec<u64>,
     pub conn: Option<Box<Conn>>,
     /// In the list of QPs that every poll looks at.
     pub active: bool,
@@ -130,7 +153,8 @@ impl Qp {
             if !e.done {
                 break;
             }
-            env.complete(self.recv_cq, e.wc, e.solicited);
+            let cq = self.rq.home(self.rq.head).map_or(self.recv_cq, |h| h.cq);
+            env.complete(cq, e.wc, e.solicited);
             self.rq.head = self.rq.head.wrapping_add(1);
         }
     }
@@ -163,7 +187,8 @@ impl Qp {
                     ..Wc::default()
                 }
             };
-            env.complete(self.recv_cq, wc, true);
+            let cq = self.rq.home(self.rq.head).map_or(self.recv_cq, |h| h.cq);
+            env.complete(cq, wc, true);
             self.rq.head = self.rq.head.wrapping_add(1);
         }
         self.rq.next = self.rq.tail;
@@ -179,6 +204,7 @@ impl Qp {
                 self.number()
             );
         }
+        env.forget_waiting(self);
         if let Some(conn) = self.conn.take() {
             // Who waits for this peer to forget a key waits no longer: it cannot use it any more.
             for key in conn.revoke_queue.iter().chain(conn.revoking.iter()) {
@@ -195,5 +221,12 @@ impl Qp {
         self.attr.qp_state = qps::ERR;
         self.halted = true;
         self.flush(env);
+        if matches!(self.source, Some(Source::Srq(_))) {
+            // No message takes a receive from the SRQ any more, and all that were taken are reported (IBTA 11.6.3.1).
+            env.events.push(AsyncEvent {
+                element: self.cookie,
+                event: event::QP_LAST_WQE_REACHED,
+            });
+        }
     }
 }

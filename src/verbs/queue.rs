@@ -177,6 +177,14 @@ pub struct RqEntry {
     pub wc: Wc,
 }
 
+/// Where a shared receive came from, and where it completes.
+#[derive(Clone, Copy, Debug)]
+pub struct Home {
+    pub srq: u32,
+    pub pd: u32,
+    pub cq: u32,
+}
+
 /// Receive queue: `head..next` are taken by messages (some not complete), `next..tail` wait.
 #[derive(Debug)]
 pub struct Rq {
@@ -188,6 +196,8 @@ pub struct Rq {
     max_sge: u32,
     entries: Vec<RqEntry>,
     sges: Vec<Sge>,
+    /// By slot, in the list of a QP that takes from SRQs; else empty.
+    homes: Vec<Home>,
 }
 
 impl Rq {
@@ -203,7 +213,77 @@ impl Rq {
             max_sge: sge,
             entries: vec![RqEntry::default(); n as usize],
             sges: vec![Sge::default(); (n * sge) as usize],
+            homes: Vec::new(),
         }
+    }
+
+    /// The list of receives that messages of one QP have taken from SRQs.
+    pub fn of_taken(max_wr: u32, max_sge: u32) -> Rq {
+        let mut rq = Rq::new(max_wr, max_sge);
+        let nowhere = Home {
+            srq: 0,
+            pd: 0,
+            cq: u32::MAX,
+        };
+        rq.homes = vec![nowhere; rq.entries.len()];
+        rq
+    }
+
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    pub fn max_sge(&self) -> u32 {
+        self.max_sge
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.tail.wrapping_sub(self.head) >= self.limit
+    }
+
+    /// Where a shared receive belongs; None for a queue of the QP's own.
+    #[inline]
+    pub fn home(&self, i: u32) -> Option<&Home> {
+        self.homes.get((i & self.mask) as usize)
+    }
+
+    /// Adds a shared receive that a message has just taken. The caller has seen that there is room.
+    pub fn adopt(&mut self, wr_id: u64, sges: &[Sge], home: Home) -> u32 {
+        let i = self.tail;
+        let slot = i & self.mask;
+        let at = (slot * self.max_sge) as usize;
+        let n = sges.len().min(self.max_sge as usize);
+        self.sges[at..at + n].copy_from_slice(&sges[..n]);
+        self.entries[slot as usize] = RqEntry {
+            wr_id,
+            nsge: n as u32,
+            ..RqEntry::default()
+        };
+        self.homes[slot as usize] = home;
+        self.tail = i.wrapping_add(1);
+        self.next = self.tail;
+        i
+    }
+
+    /// An SRQ is gone: what was taken from it completes nowhere.
+    pub fn abandon(&mut self, srq: u32) {
+        for h in self.homes.iter_mut().filter(|h| h.srq == srq) {
+            h.cq = u32::MAX;
+        }
+    }
+
+    /// The same waiting receives in a queue of another size. Nothing may be under way.
+    pub fn resized(&self, max_wr: u32) -> Rq {
+        let mut rq = Rq::new(max_wr, self.max_sge);
+        let mut i = self.next;
+        while i != self.tail {
+            // The new queue has room for what waits: the caller has compared.
+            if rq.push(self.at(i).wr_id, self.sges(i)).is_err() {
+                break;
+            }
+            i = i.wrapping_add(1);
+        }
+        rq
     }
 
     #[inline]

@@ -234,6 +234,8 @@ pub struct SendWr<'a> {
     /// compare_add and swap of atomics.
     pub compare_add: u64,
     pub swap: u64,
+    /// XRC: number of the SRQ that the request goes to.
+    pub remote_srqn: u32,
     /// With `IBV_SEND_INLINE` the data is read at `addr` without looking at `lkey`.
     pub sges: &'a [Sge],
 }
@@ -244,6 +246,10 @@ pub struct QpInit {
     pub pd: u32,
     pub send_cq: u32,
     pub recv_cq: u32,
+    /// Receives come from this SRQ.
+    pub srq: Option<u32>,
+    /// XRC receive QPs: the domain. They use neither PD, CQs nor SRQ.
+    pub xrcd: Option<u32>,
     pub cap: QpCap,
     /// `IBV_QPT_*`.
     pub qp_type: u32,
@@ -260,12 +266,54 @@ pub struct QpInfo {
     pub cap: QpCap,
 }
 
+/// What an SRQ is created with.
+#[derive(Clone, Copy, Debug)]
+pub struct SrqInit {
+    pub pd: u32,
+    pub max_wr: u32,
+    pub max_sge: u32,
+    /// XRC: domain, and CQ of the receive completions.
+    pub xrc: Option<(u32, u32)>,
+    /// Value of asynchronous events' `element` (address of the `ibv_srq`).
+    pub cookie: u64,
+}
+
+/// A new SRQ, and what was granted.
+#[derive(Clone, Copy, Debug)]
+pub struct SrqInfo {
+    pub handle: u32,
+    /// How XRC requests name it.
+    pub number: u32,
+    pub max_wr: u32,
+    pub max_sge: u32,
+}
+
+/// `struct ibv_srq_attr`, as C.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SrqAttr {
+    pub max_wr: u32,
+    pub max_sge: u32,
+    pub srq_limit: u32,
+}
+
 /// A new MR.
 #[derive(Clone, Copy, Debug)]
 pub struct MrInfo {
     pub handle: u32,
     pub lkey: u32,
     pub rkey: u32,
+}
+
+/// What a CQ does beyond the plain one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CqOptions {
+    /// Completions carry the device's clock.
+    pub device_time: bool,
+    /// Completions carry the time of day.
+    pub wall_time: bool,
+    /// IBV_CREATE_CQ_ATTR_IGNORE_OVERRUN.
+    pub ignore_overrun: bool,
 }
 
 /// A new CQ and the number of entries granted.
@@ -288,6 +336,7 @@ const _: () = {
     assert!(size_of::<Wc>() == 48);
     assert!(size_of::<AhAttr>() == 32);
     assert!(size_of::<QpAttr>() == 144);
+    assert!(size_of::<SrqAttr>() == 12);
     assert!(size_of::<PortAttr>() == 56);
     assert!(size_of::<DeviceAttr>() == 232);
 };

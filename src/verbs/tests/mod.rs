@@ -3,3 +3,4 @@
 mod basics;
 mod random;
 pub(super) mod rig;
+mod srq;

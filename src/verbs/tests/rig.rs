@@ -2,7 +2,10 @@
 
 use crate::native::sim::{Fabric, SimNic};
 use crate::verbs::engine::Engine;
-use crate::verbs::types::{AhAttr, MrInfo, QpAttr, QpCap, QpInit, SendWr, Sge, Wc};
+use crate::verbs::qp::AsyncEvent;
+use crate::verbs::types::{
+    AhAttr, MrInfo, QpAttr, QpCap, QpInit, SendWr, Sge, SrqInfo, SrqInit, Wc,
+};
 use kernel_abi::verbs::{access, qp_attr, qps, qpt, send_flag};
 
 pub(crate) const ALL: u32 =
@@ -48,6 +51,16 @@ impl End {
     }
 
     pub(crate) fn create(&mut self, wr: u32) -> (u32, u32) {
+        self.create_as(qpt::RC, wr, None, None)
+    }
+
+    pub(crate) fn create_as(
+        &mut self,
+        qp_type: u32,
+        wr: u32,
+        srq: Option<u32>,
+        xrcd: Option<u32>,
+    ) -> (u32, u32) {
         let cap = QpCap {
             max_send_wr: wr,
             max_recv_wr: wr,
@@ -59,13 +72,54 @@ impl End {
             pd: self.pd,
             send_cq: self.cq,
             recv_cq: self.cq,
+            srq,
+            xrcd,
             cap,
-            qp_type: qpt::RC,
+            qp_type,
             sq_sig_all: false,
             cookie: 0x99,
         };
         let q = self.e.create_qp(&init).unwrap();
         (q.handle, q.qp_num)
+    }
+
+    pub(crate) fn srq(&mut self, max_wr: u32, xrc: Option<(u32, u32)>) -> SrqInfo {
+        let init = SrqInit {
+            pd: self.pd,
+            max_wr,
+            max_sge: 2,
+            xrc,
+            cookie: 0x5109,
+        };
+        self.e.create_srq(&init).unwrap()
+    }
+
+    pub(crate) fn srq_recv(&mut self, srq: u32, wr_id: u64, off: usize, len: usize) {
+        let s = [self.sge(off, len)];
+        if self.e.post_srq_recv(srq, wr_id, &s).unwrap() {
+            self.e.kick_srq(srq);
+        }
+    }
+
+    /// Takes a QP to RTS, connected with `num` of `device`.
+    pub(crate) fn connect(&mut self, qp: u32, device: u8, num: u32) {
+        self.init(qp);
+        self.rtr(qp, device, num);
+        self.rts(qp, 7);
+    }
+
+    /// Posts on any QP.
+    pub(crate) fn post_on(&mut self, qp: u32, wr: &SendWr<'_>) {
+        self.e.post_send(qp, wr).unwrap();
+        self.e.kick(qp);
+    }
+
+    /// The events of `element` so far.
+    pub(crate) fn events(&mut self, element: u64) -> Vec<u32> {
+        let of = |e: &AsyncEvent| (e.element == element).then_some(e.event);
+        let found = self.e.env.events.iter().filter_map(of).collect();
+        self.e.env.events.retain(|e| e.element != element);
+        found
     }
 
     pub(crate) fn init(&mut self, qp: u32) {
@@ -181,6 +235,7 @@ pub(crate) fn wr<'a>(wr_id: u64, opcode: u32, sges: &'a [Sge], to: (u64, u32)) -
         rkey: to.1,
         compare_add: 0,
         swap: 0,
+        remote_srqn: 0,
         sges,
     }
 }
