@@ -51,7 +51,12 @@ pub(crate) fn devices(fabric: &str) -> Result<ExitCode, Failure> {
         hold.options
     );
     out += &list(&hold.options);
-    out += &users(&attached.snapshot(), &hold.options, std::process::id());
+    out += &users(
+        &attached.snapshot(),
+        &dir.holders(),
+        &hold.options,
+        std::process::id(),
+    );
     print(&out)
 }
 
@@ -78,8 +83,8 @@ fn list(options: &Options) -> String {
     columns(&rows)
 }
 
-/// One line per process that has the device open, without the process that looks.
-fn users(snapshot: &FabricSnapshot, options: &Options, own: u32) -> String {
+/// One line per process that has the device open or could (it was started by `run`), without the process that looks.
+fn users(snapshot: &FabricSnapshot, holders: &[u32], options: &Options, own: u32) -> String {
     let mut rows = vec![row([
         "PID", "COMMAND", "DEVICES", "CONTEXTS", "QPS", "IN ERROR", "CQS",
     ])];
@@ -122,6 +127,16 @@ fn users(snapshot: &FabricSnapshot, options: &Options, own: u32) -> String {
             qps.iter().filter(|q| q.error).count().to_string(),
             cqs.to_string(),
         ]);
+    }
+    for pid in holders
+        .iter()
+        .filter(|p| **p != own && snapshot.processes.iter().all(|known| known.pid != **p))
+    {
+        let command = command_line(*pid).unwrap_or_else(|| "-".into());
+        let mut line = row(["", "", "-", "0", "0", "0", "0"]);
+        line[0] = pid.to_string();
+        line[1] = command;
+        rows.push(line);
     }
     if rows.len() == 1 {
         "\nNo process uses it.\n".to_string()
@@ -182,7 +197,7 @@ mod tests {
             ],
             cqs: vec![],
         };
-        let text = users(&snapshot, &options, own);
+        let text = users(&snapshot, &[a, u32::MAX - 4, own], &options, own);
         let lines: Vec<Vec<&str>> = text
             .lines()
             .map(|l| l.split_whitespace().collect())
@@ -192,7 +207,11 @@ mod tests {
             [&format!("p{a}"), "hbl_0,hbl_1", "2", "2", "1", "0"]
         );
         assert_eq!(lines[3][1..], [&format!("p{b}"), "-", "0", "0", "0", "0"]);
-        assert_eq!(lines.len(), 4);
+        assert_eq!(
+            lines[4],
+            [&(u32::MAX - 4).to_string(), "-", "-", "0", "0", "0", "0"]
+        );
+        assert_eq!(lines.len(), 5);
         options.rxe = true;
         assert_eq!(options.device_name(1), "rxe_soft1");
     }

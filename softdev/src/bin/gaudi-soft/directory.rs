@@ -184,6 +184,23 @@ impl Directory {
             })
     }
 
+    /// Processes that were started by `run` on this fabric and hold it, whether or not they have opened a device.
+    pub(crate) fn holders(&self) -> Vec<u32> {
+        let users = self.path.join(USERS);
+        let holds = |pid: u32| {
+            entries(&PathBuf::from(format!("/proc/{pid}/fd")))
+                .iter()
+                .any(|fd| fs::read_link(fd).is_ok_and(|target| target == users))
+        };
+        let mut pids: Vec<u32> = entries(Path::new("/proc"))
+            .iter()
+            .filter_map(|p| p.file_name()?.to_str()?.parse().ok())
+            .filter(|p| holds(*p))
+            .collect();
+        pids.sort_unstable();
+        pids
+    }
+
     fn users(&self, create: bool) -> Result<Option<OwnedFd>, Failure> {
         let path = self.path.join(USERS);
         let make = if create {

@@ -29,13 +29,13 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     link_all(&lib, &libraries)
         .map_err(|e| Failure::own(format!("cannot prepare {}: {e}", lib.display())))?;
 
-    if let Some(path) = on_path(&args.program) {
-        if let Some(why) = invisible(&path) {
-            eprintln!(
-                "gaudi-soft: warning: {} is {why}: it will not see the soft device",
-                path.display()
-            );
-        }
+    if let Some(path) = on_path(&args.program)
+        && let Some(why) = invisible(&path)
+    {
+        eprintln!(
+            "gaudi-soft: warning: {} is {why}: it will not see the soft device",
+            path.display()
+        );
     }
 
     let mut command = std::process::Command::new(&args.program);
