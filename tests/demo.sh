@@ -15,7 +15,8 @@ end() {
 }
 trap end EXIT
 
-title() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
+if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; else bold= plain=; fi
+title() { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 
 run() { timeout 60 "$soft" run --fabric "$fabric" -- "$@"; }
 
