@@ -164,7 +164,7 @@ fn other_faults_go_where_they_went_before() {
     let page = fifo(&node, 0);
     let gone = pages(1);
     let va = node.map_buffer(gone);
-    unsafe { libc::munmap(gone.as_mut_ptr().cast(), 4096) };
+    unsafe { libc::mprotect(gone.as_mut_ptr().cast(), 4096, libc::PROT_NONE) };
     q.put(SendWqe::write(0, 4, va, va), comp_type::NONE);
     ring(&page, Doorbell::new(q.id, q.pi, 0).raw(), 1);
     node.expect_syndrome(&q, 0xf0);

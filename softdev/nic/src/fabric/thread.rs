@@ -187,13 +187,23 @@ fn bury(fabric: &Arc<Fabric>, link: &Arc<Link>) {
     let orderly = link
         .pidfd
         .as_ref()
-        .and_then(|fd| crate::shm::exit::by_itself(fd, link.pid))
-        == Some(true);
+        .is_some_and(|fd| has_exited(fd, link.pid));
     fabric.reap();
     for context in fabric.local_contexts() {
         context.on_death(link, orderly);
     }
     fabric.drop_peer(link);
+}
+
+/// Whether the process has ended by exit(2). Its descriptors go a moment before the process does; with exec(2), nothing follows.
+fn has_exited(pidfd: &crate::shm::Fd, pid: u32) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
+    let limit = Timespec {
+        tv_sec: 0,
+        tv_nsec: 100_000_000,
+    };
+    poll(&mut fds, Some(&limit)).is_ok_and(|n| n > 0)
+        && crate::shm::exit::by_itself(pidfd, pid) == Some(true)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

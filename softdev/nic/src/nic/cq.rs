@@ -8,7 +8,7 @@
 use super::rdma_layout::{Layout, cq_word};
 use crate::shm::{Mapping, futex};
 use kernel_abi::gaudi2::Cqe;
-use std::sync::atomic::Ordering::*;
+use std::sync::atomic::{Ordering::*, fence};
 
 /// Where a CQ is in a context's RDMA file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,15 @@ pub(crate) struct CqAt {
 pub(crate) enum Push {
     Done,
     /// The consumer has to take something first.
+    Full,
+}
+
+/// How one attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    Done,
+    /// Somebody else was faster.
+    Again,
     Full,
 }
 
@@ -89,32 +98,52 @@ impl CqAt {
             return Push::Full;
         };
         let pi_word = map.w64(self.page + cq_word::PI);
-        let ci_word = map.w32(self.page + cq_word::CI);
         for _ in 0..ATTEMPTS {
             let pi = pi_word.load(Acquire) as u32;
-            if pi.wrapping_sub(ci_word.load(Acquire)) >= entries {
-                // Also when the consumer is ahead of the index, because its entry's producer has not moved it yet.
-                if !self.help(map, pi, entries) {
-                    return Push::Full;
+            match self.push_at(map, pi, entries, cqe) {
+                Attempt::Done => {
+                    self.notify(map, event);
+                    return Push::Done;
                 }
-                continue;
+                Attempt::Again => {}
+                Attempt::Full => return Push::Full,
             }
-            let slot = self.slot(pi, entries);
-            let [low, high] = map.load_words(slot);
-            if is_there(low, pi, entries) {
-                let _ = pi_word.cas(u64::from(pi), u64::from(pi.wrapping_add(1)));
-                continue;
-            }
-            let [mut new, data] = cqe.words;
-            new = (new & !(LAP_MASK << LAP_SHIFT)) | lap(pi, entries) << LAP_SHIFT;
-            if map.cas16(slot, [low, high], [new, data]).is_err() {
-                continue;
-            }
-            let _ = pi_word.cas(u64::from(pi), u64::from(pi.wrapping_add(1)));
-            self.notify(map, event);
-            return Push::Done;
         }
         Push::Full
+    }
+
+    /// One attempt with a producer index that was read at some time before.
+    #[inline(always)]
+    fn push_at(self, map: &Mapping, pi: u32, entries: u32, cqe: Cqe) -> Attempt {
+        let pi_word = map.w64(self.page + cq_word::PI);
+        let ci_word = map.w32(self.page + cq_word::CI);
+        if pi.wrapping_sub(ci_word.load(Acquire)) >= entries {
+            // Also when the consumer is ahead of the index, because its entry's producer has not moved it yet.
+            return if self.help(map, pi, entries) {
+                Attempt::Again
+            } else {
+                Attempt::Full
+            };
+        }
+        let slot = self.slot(pi, entries);
+        let [low, high] = map.load_words(slot);
+        if is_there(low, pi, entries) {
+            let _ = pi_word.cas(u64::from(pi), u64::from(pi.wrapping_add(1)));
+            return Attempt::Again;
+        }
+        // What was read is of an earlier lap only if the index has not gone round meanwhile; the swap below fails if it does
+        // later.
+        fence(Acquire);
+        if pi_word.load(Relaxed) as u32 != pi {
+            return Attempt::Again;
+        }
+        let [mut new, data] = cqe.words;
+        new = (new & !(LAP_MASK << LAP_SHIFT)) | lap(pi, entries) << LAP_SHIFT;
+        if map.cas16(slot, [low, high], [new, data]).is_err() {
+            return Attempt::Again;
+        }
+        let _ = pi_word.cas(u64::from(pi), u64::from(pi.wrapping_add(1)));
+        Attempt::Done
     }
 
     /// Moves the index over an entry that is there.
@@ -178,4 +207,138 @@ pub(crate) fn bump(map: &Mapping, event: u64) {
     let word = map.w32(event);
     word.add(1);
     futex::wake_all(word);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nic::rdma_layout::SIZES;
+    use crate::shm::memfd::MemFile;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    const EVENT: u64 = 0;
+
+    struct Rig {
+        file: MemFile,
+        at: CqAt,
+        entries: u32,
+        ci: u32,
+    }
+
+    impl Rig {
+        fn new(entries: u32) -> Rig {
+            crate::shm::fork::begin().unwrap();
+            let layout = SIZES[2];
+            let file = MemFile::create("cq-test", layout.total()).unwrap();
+            let at = CqAt::new(layout, 1, 2);
+            at.open(&file.map, entries);
+            Rig {
+                file,
+                at,
+                entries,
+                ci: 0,
+            }
+        }
+
+        fn pi(&self) -> u32 {
+            self.at.look(&self.file.map).0
+        }
+
+        fn push(&self, tag: u32) -> Push {
+            self.at
+                .push(&self.file.map, EVENT, Cqe::responder(1, 0, tag, 8))
+        }
+
+        fn attempt(&self, pi: u32, tag: u32) -> Attempt {
+            self.at.push_at(
+                &self.file.map,
+                pi,
+                self.entries,
+                Cqe::responder(1, 0, tag, 8),
+            )
+        }
+
+        /// As a program does: by the valid bit, which it clears.
+        fn take(&mut self) -> Option<u32> {
+            let slot = self.at.slot(self.ci, self.entries);
+            let [low, high] = self.file.map.load_words(slot);
+            let cqe = Cqe { words: [low, high] };
+            if !cqe.valid() {
+                return None;
+            }
+            self.file
+                .map
+                .w32(slot)
+                .store(cqe.with_valid(false).word0(), Relaxed);
+            self.ci = self.ci.wrapping_add(1);
+            self.at.set_ci(&self.file.map, self.ci);
+            Some(cqe.tag())
+        }
+    }
+
+    /// Seen with four producers on two processors: the slot was read after the sleep, so the swap found what it expected.
+    #[test]
+    fn a_producer_that_slept_over_a_lap_overwrites_nothing() {
+        for laps in [1, 2, 62, 63, 64, 65] {
+            let mut rig = Rig::new(4);
+            let stale = rig.pi();
+            for i in 0..4 * laps {
+                assert_eq!(rig.push(i), Push::Done);
+                assert_eq!(rig.take(), Some(i));
+            }
+            assert_eq!(rig.push(1000), Push::Done);
+            assert_ne!(rig.attempt(stale, 7), Attempt::Done);
+            assert_eq!((rig.take(), rig.take()), (Some(1000), None));
+        }
+    }
+
+    #[test]
+    fn an_index_left_behind_is_moved_by_others() {
+        let mut rig = Rig::new(4);
+        // A producer dies behind its swap.
+        rig.push(1);
+        rig.file
+            .map
+            .w64(rig.at.page + cq_word::PI)
+            .store(0, Relaxed);
+        assert!(
+            !rig.at.arm(&rig.file.map, 0),
+            "the entry is there whatever the index says"
+        );
+        // The consumer takes it by its valid bit and is ahead of the index then.
+        assert_eq!(rig.take(), Some(1));
+        assert_eq!(rig.push(2), Push::Done);
+        assert_eq!((rig.take(), rig.pi()), (Some(2), 2));
+        rig.push(3);
+        rig.file
+            .map
+            .w64(rig.at.page + cq_word::PI)
+            .store(2, Relaxed);
+        rig.at.repair(&rig.file.map);
+        assert_eq!(rig.pi(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_queue(log in 2u32..5, start in prop_oneof![Just(0u32), Just(u32::MAX - 40)], ops in proptest::collection::vec(any::<bool>(), 1..600)) {
+            let mut rig = Rig::new(1 << log);
+            let start = start & !(rig.entries - 1);
+            rig.file.map.w64(rig.at.page + cq_word::PI).store(u64::from(start), Relaxed);
+            rig.at.set_ci(&rig.file.map, start);
+            rig.ci = start;
+            let mut oracle = VecDeque::new();
+            for (i, produce) in ops.into_iter().enumerate() {
+                if produce {
+                    let want = if oracle.len() < rig.entries as usize { Push::Done } else { Push::Full };
+                    prop_assert_eq!(rig.push(i as u32), want);
+                    if want == Push::Done {
+                        oracle.push_back(i as u32);
+                    }
+                } else {
+                    prop_assert_eq!(rig.take(), oracle.pop_front());
+                }
+            }
+        }
+    }
 }

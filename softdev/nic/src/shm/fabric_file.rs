@@ -296,6 +296,7 @@ impl FabricFile {
 
     /// Complete under a temporary name, then linked: whoever comes first wins, and nobody sees half a header.
     fn create(dir: &Fd, opts: &FabricOptions) -> Result<()> {
+        super::memfd::check_file_size(FILE_SIZE)?;
         let name = format!(
             ".fabric.{}.{:x}",
             rustix::process::getpid().as_raw_nonzero(),

@@ -18,6 +18,7 @@ pub(crate) struct MemFile {
 
 impl MemFile {
     pub(crate) fn create(name: &str, len: u64) -> Result<MemFile> {
+        check_file_size(len)?;
         let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         let fd = Fd::high(fd);
         ftruncate(&fd, len)?;
@@ -57,6 +58,14 @@ impl MemFile {
                 len,
             );
         }
+    }
+}
+
+/// EFBIG instead of the signal that a file above the process's limit brings (setrlimit(2), RLIMIT_FSIZE).
+pub(crate) fn check_file_size(len: u64) -> Result<()> {
+    match rustix::process::getrlimit(rustix::process::Resource::Fsize).current {
+        Some(limit) if limit < len => Err(Errno::EFBIG),
+        _ => Ok(()),
     }
 }
 
