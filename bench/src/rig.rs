@@ -73,7 +73,7 @@ impl Arena {
 
     /// An aligned word.
     pub fn word(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset % 8 == 0 && offset + 8 <= self.len);
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len);
         let at = self.start.wrapping_add(offset).cast();
         // SAFETY: in bounds, aligned, mapped as long as `self`, and only accessed by atomics or by
         // the copies of `usercopy` and the kernel, which are opaque to the compiler.

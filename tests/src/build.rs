@@ -17,7 +17,7 @@ pub fn artefact(name: &str) -> PathBuf {
     FOLDER.get_or_init(folder).join(name)
 }
 
-/// target/<profile>. Cargo builds a cdylib only when asked to build it, not when it tests something else; `make test` asks
+/// `target/<profile>`. Cargo builds a cdylib only when asked to build it, not when it tests something else; `make test` asks
 /// first, and a plain `cargo test` gets it here.
 fn folder() -> PathBuf {
     let exe = std::env::current_exe().expect("a test has an executable");

@@ -343,7 +343,7 @@ fn libibverbs(folders: &[PathBuf]) -> Finding {
     }
 }
 
-/// The number in the version node IBVERBS_PRIVATE_<n> of the library.
+/// The number in the version node `IBVERBS_PRIVATE_<n>` of the library.
 fn private_abi(library: &[u8]) -> Option<u32> {
     let name = b"IBVERBS_PRIVATE_";
     let at = library.windows(name.len()).position(|w| w == name)? + name.len();
