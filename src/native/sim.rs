@@ -35,6 +35,7 @@ pub struct Inner {
     pub delayed: bool,
     pub now: u64,
     pub raised: Vec<(i32, u64)>,
+    pub channels_full: bool,
     pub mapped: i64,
     pub writes: u64,
     pub notifications: u64,
@@ -73,6 +74,25 @@ impl Fabric {
         }
         // A WRITE to a peer that is not ready stays where it is.
         (0..busy.len()).any(|k| f.execute(busy[(pick + k) % busy.len()]))
+    }
+
+    /// The native connections of `device` that have something to say give up.
+    pub fn fail(&self, device: u8) {
+        let mut f = self.lock();
+        let mut hit = Vec::new();
+        for (k, q) in &mut f.qps {
+            if k.0 == device && q.connected && !q.queue.is_empty() {
+                q.failed = true;
+                hit.push((*k, q.cookie));
+            }
+        }
+        for (k, cookie) in hit {
+            let event = NativeEvent::QpError {
+                cookie,
+                syndrome: 0x40,
+            };
+            f.events.entry(k.0).or_default().push_back(event);
+        }
     }
 
     /// The process behind `device` dies: everybody connected to it hears of it.
@@ -177,7 +197,8 @@ impl Nic for SimNic {
             stop_sync: true,
             cq_notify: true,
             raise: true,
-            no_pin: true, lid_path: false,
+            no_pin: true,
+            lid_path: false,
         }
     }
 
@@ -333,8 +354,39 @@ impl Nic for SimNic {
         0
     }
 
-    fn raise(&mut self, channel_fd: i32, cookie: u64) {
-        self.fabric.lock().raised.push((channel_fd, cookie));
+    fn raise(&mut self, channel_fd: i32, cookie: u64) -> bool {
+        let mut f = self.fabric.lock();
+        let room = !f.channels_full;
+        if room {
+            f.raised.push((channel_fd, cookie));
+        }
+        room
+    }
+
+    fn drain(&mut self, channel_fd: i32, cookie: u64) -> u32 {
+        let mut f = self.fabric.lock();
+        let before = f.raised.len();
+        f.raised.retain(|e| *e != (channel_fd, cookie));
+        (before - f.raised.len()) as u32
+    }
+
+    fn dm_alloc(&mut self, len: u64, _align: u64) -> Result<super::DeviceMemory> {
+        let bytes = vec![0u128; len.div_ceil(16) as usize].leak();
+        let base = NonNull::new(bytes.as_mut_ptr().cast::<u8>()).unwrap();
+        // SAFETY: leaked for the life of the test, 16-byte aligned.
+        let window = unsafe { Window::new(base, len as usize) };
+        self.fabric.lock().mapped += 1;
+        Ok(super::DeviceMemory {
+            window,
+            device: window.address(),
+            len,
+            token: 0,
+        })
+    }
+
+    fn dm_free(&mut self, _dm: super::DeviceMemory) -> Result<()> {
+        self.fabric.lock().mapped -= 1;
+        Ok(())
     }
 
     fn poll_event(&mut self) -> Option<NativeEvent> {

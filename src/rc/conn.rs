@@ -98,8 +98,12 @@ pub struct Conn {
     pub expected: u32,
     in_seq: u32,
     in_slot: u32,
+    /// Lines per place and places of our response ring, once the peer's HELLO has told.
+    in_slots: (u32, u32),
     pub keys: HashMap<u32, RemoteKey>,
     pub query: Option<u32>,
+    /// UC: a key that the responder has just refused.
+    pub denied: Option<u32>,
     pub rnr: Option<Rnr>,
     /// READs and atomics without an answer.
     pub reads: u32,
@@ -138,6 +142,13 @@ pub struct Conn {
     pub invalidated: Option<u32>,
     /// The first message has come (IBV_EVENT_COMM_EST is behind us).
     pub established: bool,
+
+    /// UC: when the message at the head of the ring is dropped for want of a receive; see `uc`.
+    pub drop_at: u64,
+    /// XRC: the SRQ that requests go to; what we said last, or heard.
+    pub srqn: u32,
+    /// What ended the connection was a fault of our own.
+    pub failed_here: bool,
 
     /// The connection has failed: tear it down after this pump.
     pub dead: bool,
@@ -190,8 +201,10 @@ impl Conn {
             expected: 0,
             in_seq: 0,
             in_slot: 0,
+            in_slots: (1, 1),
             keys: HashMap::new(),
             query: None,
+            denied: None,
             rnr: None,
             reads: 0,
             inline_next: 0,
@@ -218,6 +231,9 @@ impl Conn {
             invalidating: false,
             invalidated: None,
             established: false,
+            drop_at: 0,
+            srqn: 0,
+            failed_here: false,
             dead: false,
             unrung: false,
         }
@@ -253,6 +269,7 @@ impl Conn {
         self.outstanding() != 0
             || self.expected != 0
             || self.revoking.is_some()
+            || super::uc::holds_message(self)
             || self.invalidating
             || !self.responses.is_empty()
             || !self.revoked.is_empty()
@@ -268,14 +285,9 @@ impl Conn {
         (lines, msg::RESPONSE_LINES / lines)
     }
 
-    fn in_slots(&self) -> (u32, u32) {
-        let lines = Conn::slot_lines(self.hello.map_or(msg::MAX_SGE as u32, |h| h.max_recv_sge));
-        (lines, msg::RESPONSE_LINES / lines)
-    }
-
     /// May we ask for one more response? Two places stay for revocation and its acknowledgement.
     pub fn may_expect(&self) -> bool {
-        self.hello.is_some() && self.expected + 2 < self.in_slots().1
+        self.hello.is_some() && self.expected + 2 < self.in_slots.1
     }
 
     fn write<N: Nic>(
@@ -338,10 +350,16 @@ impl Conn {
     }
 
     /// Looks for the peer's HELLO. Err when it does not fit ours.
+    #[inline]
     pub fn hear_hello(&mut self) -> Result<bool, Errno> {
         if self.hello.is_some() {
             return Ok(true);
         }
+        self.look_for_hello()
+    }
+
+    #[cold]
+    fn look_for_hello(&mut self) -> Result<bool, Errno> {
         let Some(h) = Hello::load(&self.win) else {
             return Ok(false);
         };
@@ -364,6 +382,8 @@ impl Conn {
             );
             return Err(Errno::EPROTO);
         }
+        let lines = Conn::slot_lines(h.max_recv_sge);
+        self.in_slots = (lines, msg::RESPONSE_LINES / lines);
         self.hello = Some(h);
         Ok(true)
     }
@@ -584,7 +604,7 @@ impl Conn {
     pub fn next_response(&self) -> Option<(Header, usize)> {
         let hello = self.hello?;
         let seq = self.in_seq.wrapping_add(1);
-        let off = msg::RESPONSE + (self.in_slot * self.in_slots().0) as usize * LINE;
+        let off = msg::RESPONSE + (self.in_slot * self.in_slots.0) as usize * LINE;
         let h = msg::arrived(
             &self.win,
             off,
@@ -599,7 +619,7 @@ impl Conn {
     /// Steps over the response that `next_response` showed.
     pub fn consumed_response(&mut self, h: &Header) {
         self.in_seq = h.seq;
-        self.in_slot = (self.in_slot + 1) % self.in_slots().1;
+        self.in_slot = (self.in_slot + 1) % self.in_slots.1;
     }
 
     /// A place in staging for a response.

@@ -5,6 +5,7 @@ pub mod conn;
 pub mod msg;
 pub mod requester;
 pub mod responder;
+pub mod uc;
 
 use crate::native::Nic;
 use crate::verbs::qp::{Env, Qp};
@@ -21,7 +22,7 @@ pub fn pump<N: Nic>(qp: &mut Qp, env: &mut Env<N>) -> bool {
     let dead = c.dead;
     qp.conn = Some(c);
     if dead {
-        qp.enter_error(env);
+        qp.connection_over(env);
     }
     news
 }
@@ -85,6 +86,6 @@ pub fn push<N: Nic>(qp: &mut Qp, env: &mut Env<N>) {
     let dead = c.dead;
     qp.conn = Some(c);
     if dead {
-        qp.enter_error(env);
+        qp.connection_over(env);
     }
 }

@@ -51,6 +51,8 @@ pub mod kind {
     pub const READ: u8 = 8;
     pub const CAS: u8 = 9;
     pub const FETCH_ADD: u8 = 10;
+    /// XRC: `aux` is the number of the SRQ that the requests behind it go to.
+    pub const SRQ: u8 = 11;
     /// Skips to the start of the ring.
     pub const PAD: u8 = 15;
     pub const CTS: u8 = 16;

@@ -2,11 +2,12 @@
 
 use super::conn::{Conn, RemoteKey, Response, Rnr};
 use super::msg::{self, flag, kind, nak};
+use super::uc;
 use crate::native::{Nic, Write};
 use crate::verbs::mw::{BindRequest, Step};
 use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
-use kernel_abi::verbs::{access, event, qps, send_flag, wc_status, wr_opcode};
+use kernel_abi::verbs::{access, event, qps, qpt, send_flag, wc_status, wr_opcode};
 
 /// Verdict on one work request.
 enum Issue {
@@ -47,6 +48,9 @@ fn issue<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> Issue {
     if e.flags & send_flag::FENCE != 0 && c.reads != 0 {
         return Issue::Wait;
     }
+    if qp.qp_type == qpt::XRC_INI && !address(qp, c, env, i) {
+        return Issue::Wait;
+    }
     match e.opcode {
         wr_opcode::SEND | wr_opcode::SEND_WITH_IMM | wr_opcode::SEND_WITH_INV => {
             send(qp, c, env, i)
@@ -59,6 +63,31 @@ fn issue<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> Issue {
         wr_opcode::LOCAL_INV => invalidate(qp, env, i),
         _ => Issue::Fail(wc_status::LOC_QP_OP_ERR),
     }
+}
+
+/// XRC: tells the peer which SRQ request `i` goes to, unless it was the last one. False when there is no room now.
+fn address<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> bool {
+    let number = qp.sq.srqn(i);
+    if number == c.srqn {
+        return true;
+    }
+    let Some(off) = c.begin(&mut env.nic, &mut qp.native, 0) else {
+        return false;
+    };
+    c.commit(
+        &mut env.nic,
+        &mut qp.native,
+        off,
+        kind::SRQ,
+        0,
+        0,
+        number,
+        0,
+    );
+    c.srqn = number;
+    // What a key allows depends on the PD, which is the SRQ's (IBTA A14).
+    c.keys.clear();
+    true
 }
 
 /// Flags of the message that carries request `i`.
@@ -135,7 +164,7 @@ fn send<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> Issue {
             e.imm,
             len,
         );
-        mark_send(qp, c, i, seq, Stage::Ack);
+        mark_send(qp, c, i, seq, uc::sent(qp));
     } else {
         if let Err(status) = pieces_of(qp, env, i, false) {
             return Issue::Fail(status);
@@ -253,9 +282,10 @@ fn write<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32, imm: bool)
         };
         let remote = match check_remote(&key, e.remote_addr, e.len, access::REMOTE_WRITE) {
             Some(r) => r,
+            None if uc::is(qp) => return dropped(qp, i),
             None => return violation(qp, c, env),
         };
-        if let Err(v) = write_data(qp, c, env, i, remote, !imm) {
+        if let Err(v) = write_data(qp, c, env, i, remote, !imm || uc::is(qp)) {
             return v;
         }
         let end = qp.native.pi;
@@ -286,9 +316,20 @@ fn write<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32, imm: bool)
         c.last_imm = Some(seq);
         c.receives_used = c.receives_used.wrapping_add(1);
     }
+    let stage = if uc::is(qp) && e.len != 0 {
+        Stage::Native
+    } else {
+        uc::sent(qp)
+    };
     let s = qp.sq.at_mut(i);
     s.seq = seq;
-    s.stage = Stage::Ack;
+    s.stage = stage;
+    Issue::Done
+}
+
+/// UC: nothing goes out, and nobody hears of it.
+fn dropped(qp: &mut Qp, i: u32) -> Issue {
+    qp.sq.at_mut(i).stage = Stage::Done;
     Issue::Done
 }
 
@@ -392,6 +433,9 @@ fn resolve<N: Nic>(
     }
     if c.query == Some(e.rkey) {
         return Err(Issue::Wait);
+    }
+    if c.denied.take() == Some(e.rkey) {
+        return Err(dropped(qp, i));
     }
     if !c.may_expect() {
         c.say_hello(&mut env.nic, &mut qp.native);
@@ -530,10 +574,15 @@ pub fn retire<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
             Stage::Ack => msg::reached(c.ack.acked, e.seq),
             Stage::Native => msg::reached(qp.native.ci, e.native_end),
             Stage::Done => true,
+            Stage::Failed if uc::is(qp) => {
+                qp.enter_sqe(env);
+                return;
+            }
             Stage::Failed => {
                 c.dead = true;
                 return;
             }
+            Stage::Rendezvous => uc::was_dropped(qp, c, e.seq),
             _ => false,
         };
         if !done {
@@ -570,7 +619,7 @@ pub fn hear_acks<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
             c.rnr = None;
         }
     }
-    if line.nak_code != 0 {
+    if line.nak_code != 0 && !uc::is(qp) {
         heed_nak(qp, c, env);
     }
     true
@@ -633,6 +682,10 @@ fn rnr_exceeded<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, seq: u32) {
 /// The connection is lost: the oldest request fails with `status`, or a receiver hears of it by a flush.
 pub fn fatal<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, status: u32) {
     retire(qp, c, env);
+    if uc::is(qp) {
+        c.dead = true;
+        return;
+    }
     if qp.sq.head != qp.sq.tail && !c.dead {
         let head = qp.sq.head;
         if head == qp.sq.issued {
@@ -722,7 +775,10 @@ pub fn response<N: Nic>(
                 }
                 c.keys.insert(h.aux, key);
             }
-            // A refusal comes with a NAK in the ack line, which names the request.
+            // A refusal comes with a NAK in the ack line, which names the request; to UC it comes alone.
+            if status != 0 {
+                c.denied = Some(h.aux);
+            }
             true
         }
         kind::READ_DONE => answered(qp, c, h.aux, None),

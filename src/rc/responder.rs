@@ -2,12 +2,13 @@
 
 use super::conn::{Conn, Inbound, RemoteKey, Response};
 use super::msg::{self, Header, flag, kind, nak};
+use super::uc;
 use crate::native::{Nic, Write, user};
 use crate::verbs::mw::Step;
 use crate::verbs::qp::{AsyncEvent, Env, Qp};
-use crate::verbs::srq::Taken;
+use crate::verbs::srq::{NONE, Source, Taken};
 use crate::verbs::types::Wc;
-use kernel_abi::verbs::{access, event, qps, wc_flag, wc_opcode, wc_status};
+use kernel_abi::verbs::{access, event, qps, qpt, wc_flag, wc_opcode, wc_status};
 
 /// What became of a request.
 enum Outcome {
@@ -16,6 +17,8 @@ enum Outcome {
     Blocked,
     /// Refused: NAK code; the QP ends in error.
     Refused(u8),
+    /// The same for a fault of the receiver's own.
+    Broken(u8),
 }
 
 /// Most requests per call: a peer that never stops sending cannot hold the caller.
@@ -48,8 +51,14 @@ pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
                 }
             }
             Outcome::Blocked => break,
-            Outcome::Refused(code) => {
+            Outcome::Refused(_) if uc::is(qp) => {
                 any = true;
+                uc::refuse(c, h.kind, h.aux);
+                c.consumed(&h);
+            }
+            Outcome::Refused(code) | Outcome::Broken(code) => {
+                any = true;
+                c.failed_here = true;
                 // Everything before it counts as executed.
                 c.executed = h.seq.wrapping_sub(1);
                 c.nak = (code, 0, h.seq);
@@ -68,6 +77,7 @@ fn execute<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: u
         kind::RTS => rts(qp, c, env, h),
         kind::IMM => imm(qp, c, env, h),
         kind::NOP | kind::PAD => Outcome::Executed,
+        kind::SRQ if qp.qp_type == qpt::XRC_TGT => address(qp, c, env, h.aux),
         kind::KEY_QUERY => key_query(qp, c, env, h, p),
         kind::READ => read(qp, c, env, h, p),
         kind::CAS | kind::FETCH_ADD => atomic(qp, c, env, h, p),
@@ -82,7 +92,26 @@ fn execute<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: u
     }
 }
 
+/// The requests behind this one go to SRQ `number`, whose PD judges remote keys too (IBTA A14).
+fn address<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, number: u32) -> Outcome {
+    c.srqn = number;
+    qp.pd = match qp.source {
+        Some(Source::Domain(d)) => env
+            .numbered_srq(d, number)
+            .and_then(|h| env.srq(h).ok())
+            .map_or(NONE, |s| s.pd),
+        _ => NONE,
+    };
+    Outcome::Executed
+}
+
 fn tell<N: Nic>(qp: &Qp, env: &mut Env<N>, event: u32) {
+    if uc::is(qp) && event != event::COMM_EST {
+        return;
+    }
+    for &element in &qp.openers {
+        env.events.push(AsyncEvent { element, event });
+    }
     env.events.push(AsyncEvent {
         element: qp.cookie,
         event,
@@ -111,8 +140,11 @@ fn receive_elsewhere<N: Nic>(
     h: &Header,
 ) -> Result<u32, Outcome> {
     if qp.source.is_some() {
-        match env.take_shared(qp, 0) {
-            Taken::Yes(r) => return Ok(r),
+        match env.take_shared(qp, c.srqn) {
+            Taken::Yes(r) => {
+                c.drop_at = 0;
+                return Ok(r);
+            }
             Taken::Later => return Err(Outcome::Blocked),
             Taken::Empty => {}
             Taken::Unknown => {
@@ -120,6 +152,13 @@ fn receive_elsewhere<N: Nic>(
                 return Err(Outcome::Refused(nak::INVALID_REQUEST));
             }
         }
+    }
+    if uc::is(qp) {
+        return Err(if uc::drop_without_receive(c, env) {
+            Outcome::Executed
+        } else {
+            Outcome::Blocked
+        });
     }
     if !c.rnr_blocked {
         c.rnr_blocked = true;
@@ -195,11 +234,20 @@ fn bad_receive<N: Nic>(qp: &mut Qp, env: &mut Env<N>, r: u32, status: u32) -> Ou
         ..receive_wc(qp, r, 0, 0, 0)
     };
     finish_receive(qp, env, r, wc, true);
-    Outcome::Refused(if status == wc_status::LOC_LEN_ERR {
+    Outcome::Broken(if status == wc_status::LOC_LEN_ERR {
         nak::INVALID_REQUEST
     } else {
         nak::REMOTE_OPERATION
     })
+}
+
+/// The message does not fit its receive. UC drops it and keeps the receive for the next one (IBTA 9.9.3, class D).
+fn too_long<N: Nic>(qp: &mut Qp, env: &mut Env<N>, r: u32) -> Outcome {
+    if uc::is(qp) && qp.source.is_none() {
+        qp.rq.put_back();
+        return Outcome::Executed;
+    }
+    bad_receive(qp, env, r, wc_status::LOC_LEN_ERR)
 }
 
 /// Room of a receive in bytes.
@@ -222,7 +270,7 @@ fn send<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: usiz
         Err(outcome) => return outcome,
     };
     if u64::from(h.len) > capacity(qp, r) {
-        return bad_receive(qp, env, r, wc_status::LOC_LEN_ERR);
+        return too_long(qp, env, r);
     }
     let pd = receive_pd(qp, r);
     let (mut left, mut at) = (len, p);
@@ -264,7 +312,7 @@ fn rts<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Outco
         Err(outcome) => return outcome,
     };
     if u64::from(h.len) > capacity(qp, r) {
-        return bad_receive(qp, env, r, wc_status::LOC_LEN_ERR);
+        return too_long(qp, env, r);
     }
     let pd = receive_pd(qp, r);
     let mut left = u64::from(h.len);

@@ -378,7 +378,8 @@ impl Context {
                 | device_cap::PORT_ACTIVE_EVENT
                 | device_cap::SYS_IMAGE_GUID
                 | device_cap::RC_RNR_NAK_GEN
-                | device_cap::SRQ_RESIZE) as u32,
+                | device_cap::SRQ_RESIZE
+                | device_cap::XRC) as u32,
             max_sge: limits::MAX_SGE as i32,
             max_sge_rd: limits::MAX_SGE as i32,
             max_cq: limits::MAX_CQ as i32,

@@ -40,6 +40,8 @@ pub mod limits {
     pub const MAX_MR_SIZE: u64 = 1 << 40;
 }
 
+/// A UC QP does not come back more often than this.
+const REVIVAL_NS: u64 = 1_000_000_000;
 /// QPs that a poll looks at before idle ones are sent to sleep early.
 const CROWDED: usize = 32;
 /// Looks without news after which a QP turns cold.
@@ -502,7 +504,11 @@ impl<N: Nic> Engine<N> {
             state: qps::RESET,
             attr,
             native,
-            sq: Sq::new(&cap),
+            sq: if init.qp_type == qpt::XRC_INI {
+                Sq::addressed(&cap)
+            } else {
+                Sq::new(&cap)
+            },
             rq,
             source,
             waits_at: None,
@@ -510,6 +516,7 @@ impl<N: Nic> Engine<N> {
             conn: None,
             active: false,
             idle: 0,
+            revived: 0,
             halted: false,
         };
         let qp_num = qp.number();
@@ -631,6 +638,7 @@ impl<N: Nic> Engine<N> {
                 }
             }
             (qps::INIT, qps::RTR) => self.connect(qp, a)?,
+            (qps::SQE, qps::RTS) => qp.halted = false,
             _ => {}
         }
         merge(&mut qp.attr, a, mask);
@@ -741,7 +749,11 @@ impl<N: Nic> Engine<N> {
         self.purge(qp.number(), qp.send_cq, qp.recv_cq);
         self.link(
             &Links {
-                pd: qp.pd,
+                pd: if qp.qp_type == qpt::XRC_TGT {
+                    NONE
+                } else {
+                    qp.pd
+                },
                 cqs: [qp.send_cq, qp.recv_cq],
                 source: qp.source,
             },
@@ -763,6 +775,9 @@ impl<N: Nic> Engine<N> {
             _ => return Err(Errno::EINVAL),
         }
         check_send(wr)?;
+        if qp.qp_type != qpt::RC {
+            check_type(qp.qp_type, wr)?;
+        }
         if qp.native.connected && qp.sq.tail == qp.sq.head && !qp.active {
             self.active.push(handle);
             qp.active = true;
@@ -804,6 +819,7 @@ impl<N: Nic> Engine<N> {
         match &mut qp.conn {
             Some(c) => {
                 c.posted = c.posted.wrapping_add(1);
+                c.drop_at = 0;
                 blocked = c.rnr_blocked;
                 if blocked {
                     self.activate(handle);
@@ -826,8 +842,10 @@ impl<N: Nic> Engine<N> {
                 qp.flush(&mut self.env);
             } else if qp.conn.as_ref().is_some_and(|c| c.rnr_blocked) {
                 rc::pump(qp, &mut self.env);
-            } else {
+            } else if qp.conn.is_some() {
                 rc::push(qp, &mut self.env);
+            } else {
+                self.send_without_peer(handle);
             }
         }
         if !self.env.raise.is_empty() || !self.env.revoke.is_empty() {
@@ -982,7 +1000,7 @@ impl<N: Nic> Engine<N> {
                 let dead = c.dead;
                 qp.conn = Some(c);
                 if dead {
-                    qp.enter_error(&mut self.env);
+                    qp.connection_over(&mut self.env);
                 }
             }
         }
@@ -1054,6 +1072,14 @@ impl<N: Nic> Engine<N> {
         };
         // Everything that arrived before is delivered first (hazard 29).
         while rc::pump(qp, &mut self.env) {}
+        if rc::uc::is(qp) {
+            log::debug!("QP {:#x}: native error {code:#x}, hidden", qp.number());
+            if qp.conn.is_some() {
+                qp.fall_silent(&mut self.env);
+                self.revive(handle);
+            }
+            return;
+        }
         let Some(mut c) = qp.conn.take() else { return };
         let status = match code {
             syndrome::TIMER_RETRY | syndrome::REQ_RX_RETRY => wc_status::RETRY_EXC_ERR,
@@ -1072,6 +1098,41 @@ impl<N: Nic> Engine<N> {
         }
         qp.conn = Some(c);
         qp.enter_error(&mut self.env);
+    }
+
+    /// A UC QP whose native connection has ended gets another one, so that a peer that comes (back) under the same number finds it.
+    fn revive(&mut self, handle: u32) {
+        let now = self.env.nic.now();
+        let Some(mut qp) = self.qps.get_mut(handle as usize).and_then(Option::take) else {
+            return;
+        };
+        if qp.revived == 0 || now.wrapping_sub(qp.revived) >= REVIVAL_NS {
+            qp.revived = now;
+            let attr = qp.attr;
+            let halted = qp.halted;
+            if let Err(e) = self.connect(&mut qp, &attr) {
+                log::debug!("QP {:#x}: connecting again: {e}", qp.number());
+            }
+            qp.halted = halted;
+        }
+        self.qps[handle as usize] = Some(qp);
+    }
+
+    /// Requests on a QP that has no connection: UC sends them all the same.
+    fn send_without_peer(&mut self, handle: u32) {
+        let uc = |qp: &Qp| rc::uc::is(qp) && matches!(qp.state, qps::RTS);
+        if !matches!(self.qps.get(handle as usize), Some(Some(qp)) if uc(qp)) {
+            return;
+        }
+        self.revive(handle);
+        if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
+            if qp.conn.is_some() {
+                rc::push(qp, &mut self.env);
+                self.activate(handle);
+            } else {
+                qp.send_into_the_void(&mut self.env);
+            }
+        }
     }
 
     /// Gives the channels their events and reports overruns.
@@ -1228,6 +1289,26 @@ fn check_send(wr: &SendWr<'_>) -> Result<()> {
         wr_opcode::LOCAL_INV | wr_opcode::BIND_MW if !inline && wr.sges.is_empty() => Ok(()),
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// What the other connected types can do: no READs and atomics on UC, nothing at all on XRC receive QPs.
+#[cold]
+fn check_type(qp_type: u32, wr: &SendWr<'_>) -> Result<()> {
+    let known = match qp_type {
+        qpt::UC => matches!(
+            wr.opcode,
+            wr_opcode::SEND
+                | wr_opcode::SEND_WITH_IMM
+                | wr_opcode::SEND_WITH_INV
+                | wr_opcode::RDMA_WRITE
+                | wr_opcode::RDMA_WRITE_WITH_IMM
+                | wr_opcode::BIND_MW
+                | wr_opcode::LOCAL_INV
+        ),
+        qpt::XRC_TGT => false,
+        _ => true,
+    };
+    if known { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
 fn check_path(a: &AhAttr, ports: u8) -> Result<()> {

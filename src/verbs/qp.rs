@@ -98,6 +98,8 @@ pub struct Qp {
     pub active: bool,
     /// Looks without news since the last news.
     pub idle: u32,
+    /// UC: when it last came back after its peer had gone (ns).
+    pub revived: u64,
     /// Nothing more is issued: an entry has failed and the error state follows.
     pub halted: bool,
 }
@@ -161,7 +163,15 @@ impl Qp {
 
     /// Everything that is left in both queues is flushed (IBTA 10.3.1.5): failed sends keep their status, finished receives their success.
     pub fn flush<N: Nic>(&mut self, env: &mut Env<N>) {
+        if self.state == qps::SQE {
+            return self.flush_sends(env);
+        }
         self.complete_receives(env);
+        self.flush_sends(env);
+        self.flush_receives(env);
+    }
+
+    pub fn flush_sends<N: Nic>(&mut self, env: &mut Env<N>) {
         while self.sq.head != self.sq.tail {
             let e = *self.sq.at(self.sq.head);
             if self.sq.head == self.sq.issued {
@@ -174,6 +184,9 @@ impl Qp {
             };
             self.complete_send(env, status);
         }
+    }
+
+    pub fn flush_receives<N: Nic>(&mut self, env: &mut Env<N>) {
         while self.rq.head != self.rq.tail {
             let e = *self.rq.at(self.rq.head);
             let wc = if e.done {

@@ -56,6 +56,8 @@ pub struct Sq {
     entries: Vec<SqEntry>,
     sges: Vec<Sge>,
     inline: Vec<u8>,
+    /// XRC: by slot, the SRQ that a request goes to; else empty.
+    srqns: Vec<u32>,
 }
 
 impl Sq {
@@ -73,7 +75,23 @@ impl Sq {
             entries: vec![SqEntry::default(); n as usize],
             sges: vec![Sge::default(); (n * sge) as usize],
             inline: vec![0; (n * cap.max_inline_data) as usize],
+            srqns: Vec::new(),
         }
+    }
+
+    /// The send queue of an XRC QP, whose requests each name an SRQ.
+    pub fn addressed(cap: &QpCap) -> Sq {
+        let mut sq = Sq::new(cap);
+        sq.srqns = vec![0; sq.entries.len()];
+        sq
+    }
+
+    /// The SRQ of an XRC request.
+    pub fn srqn(&self, i: u32) -> u32 {
+        self.srqns
+            .get((i & self.mask) as usize)
+            .copied()
+            .unwrap_or(0)
     }
 
     #[inline]
@@ -144,6 +162,9 @@ impl Sq {
             },
             ..SqEntry::default()
         };
+        if let Some(n) = self.srqns.get_mut(slot as usize) {
+            *n = wr.remote_srqn;
+        }
         self.tail = self.tail.wrapping_add(1);
         Ok(())
     }
@@ -263,6 +284,42 @@ impl Rq {
         self.tail = i.wrapping_add(1);
         self.next = self.tail;
         i
+    }
+
+    /// The receive that was taken last waits again.
+    pub fn put_back(&mut self) {
+        self.next = self.next.wrapping_sub(1);
+    }
+
+    /// Receives that were taken and are not done wait again, before all others and in their order; those that are done stay before
+    /// them.
+    pub fn give_back(&mut self) {
+        // From the newest: what is done moves towards the head.
+        let (mut from, mut to) = (self.next, self.next);
+        let mut done = Vec::new();
+        while from != self.head {
+            from = from.wrapping_sub(1);
+            if self.at(from).done {
+                done.push((*self.at(from), self.sges(from).to_vec()));
+            } else {
+                to = to.wrapping_sub(1);
+                self.copy(from, to);
+            }
+        }
+        self.next = to;
+        for (e, sges) in done {
+            to = to.wrapping_sub(1);
+            let at = ((to & self.mask) * self.max_sge) as usize;
+            self.sges[at..at + sges.len()].copy_from_slice(&sges);
+            *self.at_mut(to) = e;
+        }
+    }
+
+    fn copy(&mut self, from: u32, to: u32) {
+        let slot = |i: u32| ((i & self.mask) * self.max_sge) as usize;
+        let (a, b) = (slot(from), slot(to));
+        self.sges.copy_within(a..a + self.max_sge as usize, b);
+        *self.at_mut(to) = *self.at(from);
     }
 
     /// An SRQ is gone: what was taken from it completes nowhere.

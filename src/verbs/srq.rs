@@ -220,22 +220,25 @@ impl<N: Nic> Engine<N> {
         if s.users != 0 {
             return Err(Errno::EBUSY);
         }
-        let (pd, xrc) = (s.pd, s.xrc);
+        let (pd, xrc, number) = (s.pd, s.xrc, s.number);
         self.env.srqs[srq as usize] = None;
         if let Some((domain, cq)) = xrc {
             self.xrcd(domain)?.users -= 1;
             self.cq(cq)?.users -= 1;
-            self.abandon_srq(srq);
+            self.abandon_srq(srq, number);
         }
         self.use_pd(pd, false)
     }
 
     /// Receives of an XRC SRQ that messages have taken complete nowhere; messages that wait for one are refused.
-    fn abandon_srq(&mut self, srq: u32) {
+    fn abandon_srq(&mut self, srq: u32, number: u32) {
         let mut waiting = Vec::new();
         for qp in self.qps.iter_mut().flatten() {
             if matches!(qp.source, Some(Source::Domain(_))) {
                 qp.rq.abandon(srq);
+                if qp.conn.as_ref().is_some_and(|c| c.srqn == number) {
+                    qp.pd = NONE;
+                }
             }
             if qp.waits_at == Some(srq) {
                 qp.waits_at = None;

@@ -4,3 +4,5 @@ mod basics;
 mod random;
 pub(super) mod rig;
 mod srq;
+mod uc;
+mod xrc;

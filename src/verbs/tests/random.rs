@@ -1,8 +1,9 @@
 //! Random operations under random schedules: order, statuses and data are those of the IBA.
 
-use super::rig::{pair, wr};
+use super::rig::{End, pair, wr};
 use crate::native::sim::Fabric;
-use kernel_abi::verbs::{wc_opcode, wr_opcode};
+use crate::verbs::types::Sge;
+use kernel_abi::verbs::{qpt, wc_opcode, wr_opcode};
 use proptest::prelude::*;
 
 #[derive(Clone, Copy, Debug)]
@@ -37,13 +38,63 @@ fn op() -> impl Strategy<Value = Do> {
     ]
 }
 
+/// What connects the two ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum How {
+    Rc,
+    /// RC, receives from an SRQ.
+    Srq,
+    Uc,
+    Xrc,
+}
+
+/// Two ends, and B's SRQ with its number.
+fn ends(f: &Fabric, how: How) -> (End, End, Option<(u32, u32)>) {
+    let (mut a, mut b) = pair(f, 1 << 16, 64, 7);
+    let (types, srq, domain) = match how {
+        How::Rc => return (a, b, None),
+        How::Srq => ((qpt::RC, qpt::RC), Some(b.srq(64, None)), None),
+        How::Uc => ((qpt::UC, qpt::UC), None, None),
+        How::Xrc => {
+            let domain = b.e.open_xrcd(None, true, false).unwrap();
+            let cq = b.cq;
+            let srq = b.srq(64, Some((domain, cq)));
+            ((qpt::XRC_INI, qpt::XRC_TGT), Some(srq), Some(domain))
+        }
+    };
+    let basic = srq.filter(|_| domain.is_none()).map(|s| s.handle);
+    (a.qp, a.num) = a.create_as(types.0, 64, None, None);
+    (b.qp, b.num) = b.create_as(types.1, 64, basic, domain);
+    let (qa, na, qb, nb) = (a.qp, a.num, b.qp, b.num);
+    a.connect(qa, 2, nb);
+    b.connect(qb, 1, na);
+    (a, b, srq.map(|s| (s.handle, s.number)))
+}
+
+fn receive(b: &mut End, srq: Option<(u32, u32)>, id: u64, sges: &[Sge]) -> bool {
+    let posted = match srq {
+        Some((h, _)) => b.e.post_srq_recv(h, id, sges),
+        None => b.e.post_recv(b.qp, id, sges),
+    };
+    match (posted, srq) {
+        (Err(_), _) => return false,
+        (Ok(true), Some((h, _))) => b.e.kick_srq(h),
+        (Ok(true), None) => b.e.kick(b.qp),
+        (Ok(false), _) => {}
+    }
+    true
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn order_and_data_hold(ops in proptest::collection::vec(op(), 20..200)) {
+    fn order_and_data_hold(
+        ops in proptest::collection::vec(op(), 20..200),
+        how in prop_oneof![3 => Just(How::Rc), 2 => Just(How::Srq), 2 => Just(How::Uc), 2 => Just(How::Xrc)],
+    ) {
         let f = Fabric::default();
         f.lock().delayed = true;
-        let (mut a, mut b) = pair(&f, 1 << 16, 64, 7);
+        let (mut a, mut b, srq) = ends(&f, how);
         let counter = (8 - b.at(60000) % 8) as usize % 8 + 60000;
         let (mut sent, mut expect_recv, mut recvs) = (Vec::new(), Vec::new(), 0u64);
         let (mut got_a, mut got_b) = (Vec::new(), Vec::new());
@@ -56,6 +107,7 @@ proptest! {
                 let mut w = wr(id, opcode, &s, to);
                 w.compare_add = 1;
                 w.imm = n as u32;
+                w.remote_srqn = srq.map_or(0, |s| s.1);
                 if a.e.post_send(a.qp, &w).is_err() { return false; }
                 a.e.kick(a.qp);
                 sent.push((id, opcode));
@@ -65,9 +117,10 @@ proptest! {
                 Do::Send(len) => { a.mem[..len].fill(fill); if post(&mut a, wr_opcode::SEND_WITH_IMM, len, (0, 0)) { expect_recv.push((n as u32, len, wc_opcode::RECV)); } }
                 Do::Write(len) => { let to = (b.at(0), b.mr.rkey); post(&mut a, wr_opcode::RDMA_WRITE, len, to); }
                 Do::WriteImm(len) => { let to = (b.at(0), b.mr.rkey); if post(&mut a, wr_opcode::RDMA_WRITE_WITH_IMM, len, to) { expect_recv.push((n as u32, len, wc_opcode::RECV_RDMA_WITH_IMM)); } }
+                Do::Read(_) | Do::FetchAdd if how == How::Uc => {}
                 Do::Read(len) => { let to = (b.at(0), b.mr.rkey); post(&mut a, wr_opcode::RDMA_READ, len, to); }
                 Do::FetchAdd => { let to = (b.at(counter), b.mr.rkey); if post(&mut a, wr_opcode::ATOMIC_FETCH_AND_ADD, 8, to) { adds += 1; } }
-                Do::Recv => { let s = [b.sge(16384, 8192)]; if let Ok(k) = b.e.post_recv(b.qp, recvs, &s) { recvs += 1; if k { b.e.kick(b.qp); } } }
+                Do::Recv => { let s = [b.sge(16384, 8192)]; if receive(&mut b, srq, recvs, &s) { recvs += 1; } }
                 Do::PollA => got_a.extend(a.poll()),
                 Do::PollB => got_b.extend(b.poll()),
                 Do::Step(k) => { f.step(k); }
@@ -80,7 +133,7 @@ proptest! {
             if got_a.len() >= sent.len() && got_b.len() >= expect_recv.len() { break; }
             if (recvs as usize) < expect_recv.len() {
                 let s = [b.sge(16384, 8192)];
-                if let Ok(kick) = b.e.post_recv(b.qp, recvs, &s) { recvs += 1; if kick { b.e.kick(b.qp); } }
+                if receive(&mut b, srq, recvs, &s) { recvs += 1; }
             }
             f.step(k);
             got_a.extend(a.poll());

@@ -6,6 +6,7 @@ use crate::verbs::qp::AsyncEvent;
 use crate::verbs::types::{
     AhAttr, MrInfo, QpAttr, QpCap, QpInit, SendWr, Sge, SrqInfo, SrqInit, Wc,
 };
+use kernel_abi::verbs::attr_masks;
 use kernel_abi::verbs::{access, qp_attr, qps, qpt, send_flag};
 
 pub(crate) const ALL: u32 =
@@ -122,6 +123,12 @@ impl End {
         found
     }
 
+    /// The attributes that a transition demands of this QP's type.
+    fn needed(&mut self, qp: u32, from: u32, to: u32) -> u32 {
+        let qp_type = self.e.qp(qp).unwrap().qp_type;
+        attr_masks(from, to, qp_type).unwrap().0 | qp_attr::STATE
+    }
+
     pub(crate) fn init(&mut self, qp: u32) {
         let a = QpAttr {
             qp_state: qps::INIT,
@@ -159,13 +166,7 @@ impl End {
             min_rnr_timer: 12,
             ..QpAttr::default()
         };
-        let mask = qp_attr::STATE
-            | qp_attr::AV
-            | qp_attr::PATH_MTU
-            | qp_attr::DEST_QPN
-            | qp_attr::RQ_PSN
-            | qp_attr::MAX_DEST_RD_ATOMIC
-            | qp_attr::MIN_RNR_TIMER;
+        let mask = self.needed(qp, qps::INIT, qps::RTR);
         self.e.modify_qp(qp, &a, mask).unwrap();
     }
 
@@ -178,12 +179,7 @@ impl End {
             max_rd_atomic: 4,
             ..QpAttr::default()
         };
-        let mask = qp_attr::STATE
-            | qp_attr::TIMEOUT
-            | qp_attr::RETRY_CNT
-            | qp_attr::RNR_RETRY
-            | qp_attr::SQ_PSN
-            | qp_attr::MAX_QP_RD_ATOMIC;
+        let mask = self.needed(qp, qps::RTR, qps::RTS);
         self.e.modify_qp(qp, &a, mask).unwrap();
     }
 
