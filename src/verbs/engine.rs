@@ -518,6 +518,7 @@ impl<N: Nic> Engine<N> {
             idle: 0,
             revived: 0,
             halted: false,
+            nudged: false,
         };
         let qp_num = qp.number();
         self.qps[i] = Some(Box::new(qp));
@@ -669,6 +670,9 @@ impl<N: Nic> Engine<N> {
                 break;
             }
         }
+        // Progress has not found this QP in its place, and dropped it from the list.
+        self.active.retain(|&h| h != qp.handle);
+        qp.active = false;
         let win = self.env.nic.qp_connect(&mut qp.native, &to)?;
         let nonce = self.env.nic.random() | 1 << 40;
         let depth = u32::from(a.max_dest_rd_atomic);
@@ -897,6 +901,7 @@ impl<N: Nic> Engine<N> {
                 // A number that is not connected has only completions of an earlier life left.
                 if qp.native.connected {
                     qp.native.retire(c.slot);
+                    qp.nudged = true;
                 }
                 if !qp.active {
                     rc::pump(qp, &mut self.env);
