@@ -5,4 +5,7 @@ pub mod rc;
 pub mod verbs;
 
 pub use verbs::context::{Context, Guard};
+pub use verbs::cq::Stamp;
+pub use verbs::extended::DmInfo;
+pub use verbs::regions::Rereg;
 pub use verbs::types::*;

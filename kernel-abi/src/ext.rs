@@ -18,9 +18,9 @@ pub mod cap {
     pub const QP_GENERATION: u64 = 1 << 34;
     /// Host arena: one mapping of the command descriptor at `arena_handle` covers all memory that the context shares with the device
     /// (rings, CQs, registers), and its first `arena_usable` bytes are the provider's, to be mapped for the device with
-    /// [`MEM_ARENA`]. Off: each object is mapped by itself and mailboxes are ordinary user memory.
+    /// [`MEM_ARENA`](super::MEM_ARENA). Off: each object is mapped by itself and mailboxes are ordinary user memory.
     pub const ARENA: u64 = 1 << 35;
-    /// `pv_table` is the address of a [`PvTable`]. Off: doorbells and CQ consumer indices are stores to the register pages.
+    /// `pv_table` is the address of a [`PvTable`](super::PvTable). Off: doorbells and CQ consumer indices are stores to the register pages.
     pub const PV_DOORBELL: u64 = 1 << 36;
     /// CQs can be armed (`PvTable::cq_arm`); the event word at `event_handle` is bumped and its futex woken. Off: the
     /// agent thread polls.
@@ -37,6 +37,10 @@ pub mod cap {
     /// index, such as `ibv_rc_pingpong`, exchange only LIDs). Off: a path without GRH is EINVAL, as on every RoCE device.
     pub const LID_PATH: u64 = 1 << 41;
 
+    /// `HL_MEM_OP_MAP_BLOCK` takes the device address of mapped device memory and answers an mmap offset of the accel descriptor and the size
+    /// (posted kernels know only hardware blocks). Off: no `ibv_alloc_dm`.
+    pub const DRAM_BLOCK: u64 = 1 << 42;
+
     /// All of them: what the soft device says unless it is told to be strict.
     pub const ALL: u64 = MULTI_CONTEXT
         | QP_STOP_SYNC
@@ -47,6 +51,7 @@ pub mod cap {
         | RAISE_EVENT
         | DEATH_EVENT
         | NO_PIN
+        | DRAM_BLOCK
         | LID_PATH;
 }
 

@@ -311,10 +311,90 @@ pub(crate) struct IbvQpOpenAttr {
 }
 
 #[repr(C)]
-pub(crate) struct IbvAsyncEvent {
-    /// The `ibv_cq`, `ibv_qp`, .. or the port number.
-    pub(crate) element: u64,
-    pub(crate) event_type: u32,
+pub(crate) struct IbvCqInitAttrEx {
+    pub(crate) cqe: u32,
+    pub(crate) cq_context: *mut c_void,
+    pub(crate) channel: *mut IbvCompChannel,
+    pub(crate) comp_vector: u32,
+    pub(crate) wc_flags: u64,
+    pub(crate) comp_mask: u32,
+    pub(crate) flags: u32,
+    pub(crate) parent_domain: *mut IbvPd,
+}
+
+#[repr(C)]
+pub(crate) struct IbvModifyCqAttr {
+    pub(crate) attr_mask: u32,
+    pub(crate) cq_count: u16,
+    pub(crate) cq_period: u16,
+}
+
+#[repr(C)]
+pub(crate) struct IbvTd {
+    pub(crate) context: *mut IbvContext,
+}
+
+#[repr(C)]
+pub(crate) struct IbvParentDomainInitAttr {
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) td: *mut IbvTd,
+    pub(crate) comp_mask: u32,
+    pub(crate) alloc: usize,
+    pub(crate) free: usize,
+    pub(crate) pd_context: *mut c_void,
+}
+
+#[repr(C)]
+pub(crate) struct IbvMw {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) pd: *mut IbvPd,
+    pub(crate) rkey: u32,
+    pub(crate) handle: u32,
+    pub(crate) kind: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvMwBindInfo {
+    pub(crate) mr: *mut IbvMr,
+    pub(crate) addr: u64,
+    pub(crate) length: u64,
+    pub(crate) access: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvMwBind {
+    pub(crate) wr_id: u64,
+    pub(crate) send_flags: u32,
+    pub(crate) bind_info: IbvMwBindInfo,
+}
+
+#[repr(C)]
+pub(crate) struct IbvDm {
+    pub(crate) context: *mut IbvContext,
+    pub(crate) memcpy_to_dm: usize,
+    pub(crate) memcpy_from_dm: usize,
+    pub(crate) comp_mask: u32,
+    pub(crate) handle: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvAllocDmAttr {
+    pub(crate) length: usize,
+    pub(crate) log_align_req: u32,
+    pub(crate) comp_mask: u32,
+}
+
+#[repr(C)]
+pub(crate) struct IbvDataBuf {
+    pub(crate) addr: u64,
+    pub(crate) length: usize,
+}
+
+#[repr(C)]
+pub(crate) struct IbvValuesEx {
+    pub(crate) comp_mask: u32,
+    /// `struct timespec`
+    pub(crate) raw_clock: [i64; 2],
 }
 
 #[repr(C)]
@@ -350,6 +430,9 @@ plain!(
     IbvMr,
     VerbsMr,
     IbvAh,
+    IbvTd,
+    IbvMw,
+    IbvDm,
     IbvCq,
     IbvCqEx,
     IbvQp,
@@ -360,14 +443,25 @@ plain!(
     IbvDeviceAttrEx
 );
 
-/// `enum ibv_event_type`, those that name a CQ or a QP.
-pub(crate) mod event {
-    pub(crate) const CQ_ERR: u32 = 0;
-    pub(crate) const QP_FATAL: u32 = 1;
-    pub(crate) const PATH_MIG_ERR: u32 = 7;
-    pub(crate) const SRQ_ERR: u32 = 14;
-    pub(crate) const SRQ_LIMIT_REACHED: u32 = 15;
-    pub(crate) const QP_LAST_WQE_REACHED: u32 = 16;
+/// `enum ibv_create_cq_wc_flags`.
+pub(crate) mod wc_ex {
+    pub(crate) const BYTE_LEN: u64 = 1 << 0;
+    pub(crate) const IMM: u64 = 1 << 1;
+    pub(crate) const QP_NUM: u64 = 1 << 2;
+    pub(crate) const SRC_QP: u64 = 1 << 3;
+    pub(crate) const SLID: u64 = 1 << 4;
+    pub(crate) const SL: u64 = 1 << 5;
+    pub(crate) const DLID_PATH_BITS: u64 = 1 << 6;
+    pub(crate) const TIMESTAMP: u64 = 1 << 7;
+    pub(crate) const WALLCLOCK: u64 = 1 << 11;
+    /// `IBV_WC_STANDARD_FLAGS`
+    pub(crate) const STANDARD: u64 = 0x7f;
+}
+
+/// `enum ibv_mr_type` of driver.h: only ordinary MRs (0) have an address whose pages the library tracks over fork.
+pub(crate) mod mr_type {
+    pub(crate) const NO_ADDRESS: u32 = 1;
+    pub(crate) const DMABUF: u32 = 3;
 }
 
 /// `enum ibv_qp_init_attr_mask`.
@@ -375,6 +469,7 @@ pub(crate) mod qp_init {
     pub(crate) const PD: u32 = 1 << 0;
     pub(crate) const XRCD: u32 = 1 << 1;
     pub(crate) const CREATE_FLAGS: u32 = 1 << 2;
+    pub(crate) const SEND_OPS_FLAGS: u32 = 1 << 6;
 }
 
 /// `enum ibv_qp_type`, those that need other objects than RC.
@@ -400,6 +495,7 @@ pub(crate) mod srq_type {
 
 /// `enum ibv_wr_opcode`, those whose `wr` union is `atomic`.
 pub(crate) mod wr {
+    pub(crate) const BIND_MW: u32 = 8;
     pub(crate) const ATOMIC_CMP_AND_SWP: u32 = 5;
     pub(crate) const ATOMIC_FETCH_AND_ADD: u32 = 6;
 }

@@ -1,15 +1,8 @@
 //! Ops of the context, and the list of all ops.
 
-use crate::abi::{
-    IbvAsyncEvent, IbvContext, IbvCqEx, IbvDeviceAttrEx, IbvQueryDeviceExInput, Plain, VerbsQp,
-    VerbsSrq, event,
-};
-use crate::cq::{self, Cq};
+use crate::abi::{IbvContext, IbvDeviceAttrEx, IbvQueryDeviceExInput, IbvValuesEx, Plain};
 use crate::loaded::Library;
-use crate::qp::{self, Qp};
-use crate::srq::{self, Srq};
-use crate::xrc;
-use crate::{edge, memory, post};
+use crate::{cq, dm, domain, edge, memory, mw, post, qp, srq, xrc};
 use core::ffi::{c_int, c_void};
 use core::mem::ManuallyDrop;
 use gaudi_verbs::{Context, DeviceAttr, Errno, PortAttr};
@@ -22,9 +15,11 @@ const OWN_OFFSET: usize = 2048;
 const _: () = assert!(size_of::<IbvContext>() == 328 && OWN_OFFSET >= 328);
 const _: () = assert!(1024 + OWN_OFFSET + size_of::<ContextOwn>() <= ALLOCATION);
 
-/// `struct ibv_odp_caps` {general: u64, rc: u32, uc: u32, ud: u32}: IBV_ODP_SUPPORT, and on RC send, receive, write, read and
-/// atomics.
-const ODP_CAPS: [u64; 3] = [1, 0x1f, 0];
+/// On-demand paging of RC and XRC: send, receive, write, read, atomics, SRQ; and of UC, which has no reads and atomics.
+const ODP_RC: u32 = 0x3f;
+const ODP_UC: u32 = 0x27;
+/// `struct ibv_odp_caps` {general: u64, rc: u32, uc: u32, ud: u32}: explicit and implicit.
+const ODP_CAPS: [u64; 3] = [0b11, ODP_RC as u64 | (ODP_UC as u64) << 32, 0];
 
 /// Our part of a context.
 pub(crate) struct ContextOwn {
@@ -56,7 +51,7 @@ pub(crate) unsafe fn release(library: &Library, base: *mut c_void) {
 }
 
 /// Everything we implement, for the op table of any release. What is missing keeps the library's answer: not supported.
-pub(crate) fn ops() -> [(&'static str, usize); 34] {
+pub(crate) fn ops() -> [(&'static str, usize); 47] {
     macro_rules! op {
         ($module:ident :: $name:ident) => {
             (stringify!($name), $module::$name as *const () as usize)
@@ -66,7 +61,6 @@ pub(crate) fn ops() -> [(&'static str, usize); 34] {
         };
     }
     [
-        op!(async_event),
         op!(free_context),
         op!(query_device_ex),
         op!(query_port),
@@ -76,7 +70,6 @@ pub(crate) fn ops() -> [(&'static str, usize); 34] {
         op!(memory::dereg_mr),
         op!(memory::destroy_ah),
         op!(memory::reg_mr),
-        op!(cq::cq_event),
         op!(cq::create_cq),
         op!(cq::create_cq_ex),
         op!(cq::destroy_cq),
@@ -90,6 +83,21 @@ pub(crate) fn ops() -> [(&'static str, usize); 34] {
         op!(qp::query_qp),
         op!(post::post_recv),
         op!(post::post_send),
+        op!(query_rt_values),
+        op!(memory::rereg_mr),
+        op!(memory::alloc_null_mr),
+        op!(memory::reg_dmabuf_mr),
+        op!(memory::advise_mr),
+        op!(cq::modify_cq),
+        op!(domain::alloc_td),
+        op!(domain::dealloc_td),
+        op!(domain::alloc_parent_domain),
+        op!(mw::alloc_mw),
+        op!(mw::dealloc_mw),
+        op!(mw::bind_mw),
+        op!(dm::alloc_dm),
+        op!(dm::free_dm),
+        op!(dm::reg_dm_mr),
         op!(srq::create_srq),
         op!(srq::create_srq_ex),
         op!(srq::destroy_srq),
@@ -140,7 +148,13 @@ unsafe extern "C" fn query_device_ex(
         answer.phys_port_cnt_ex = answer.orig_attr.phys_port_cnt.into();
         if own.context.on_demand_paging() {
             answer.odp_caps = ODP_CAPS;
+            answer.xrc_odp_caps = ODP_RC;
         }
+        // Completion timestamps are nanoseconds.
+        answer.completion_timestamp_mask = u64::MAX;
+        answer.hca_core_clock = 1_000_000;
+        answer.cq_mod_caps = [u16::MAX; 2];
+        answer.max_dm_size = own.context.max_dm_size();
         let attr = attr.cast::<u8>();
         // SAFETY: the caller's buffer has `attr_size` bytes.
         unsafe { attr.write_bytes(0, attr_size) };
@@ -166,31 +180,24 @@ unsafe extern "C" fn query_port(ctx: *mut IbvContext, port: u8, attr: *mut PortA
     })
 }
 
-/// Runs once for each event that the library took from the async descriptor.
-unsafe extern "C" fn async_event(_ctx: *mut IbvContext, event: *mut IbvAsyncEvent) {
-    edge::quiet(|| {
-        // SAFETY: the program's struct, filled by libibverbs.
-        let event = unsafe { &*event };
-        match event.event_type {
-            event::CQ_ERR => {
-                let cq = event.element as *mut IbvCqEx;
-                // SAFETY: the cookie of a CQ of ours; destroy_cq removes its events from the descriptor first.
-                let own = unsafe { Cq::own(cq) };
-                own.async_delivered.add();
-            }
-            event::QP_FATAL..=event::PATH_MIG_ERR | event::QP_LAST_WQE_REACHED => {
-                let qp = event.element as *mut VerbsQp;
-                // SAFETY: the cookie of a QP of ours; destroy_qp removes its events from the descriptor first.
-                let own = unsafe { Qp::own(qp) };
-                own.delivered.add();
-            }
-            event::SRQ_ERR | event::SRQ_LIMIT_REACHED => {
-                let srq = event.element as *mut VerbsSrq;
-                // SAFETY: the cookie of an SRQ of ours; destroy_srq takes its events back first.
-                let own = unsafe { Srq::own(srq) };
-                own.delivered.add();
-            }
-            _ => {}
+unsafe extern "C" fn query_rt_values(ctx: *mut IbvContext, values: *mut IbvValuesEx) -> c_int {
+    /// `IBV_VALUES_MASK_RAW_CLOCK`
+    const RAW_CLOCK: u32 = 1;
+    edge::status(|| {
+        if values.is_null() {
+            return Err(Errno::EINVAL);
         }
-    });
+        // SAFETY: a live context of ours.
+        let own = unsafe { own(ctx) };
+        // SAFETY: the program's struct.
+        let values = unsafe { &mut *values };
+        if values.comp_mask & !RAW_CLOCK != 0 {
+            return Err(Errno::EINVAL);
+        }
+        if values.comp_mask & RAW_CLOCK != 0 {
+            // Ticks in the low word, as other devices answer.
+            values.raw_clock = [0, own.context.device_clock() as i64];
+        }
+        Ok(())
+    })
 }

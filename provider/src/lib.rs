@@ -7,7 +7,7 @@
 //! * `loaded`: loaded copies of libibverbs, their symbols, registration
 //! * `probe`: the two layout probes; `optable`: the op tables
 //! * `abi`: layouts of the C structs; `object`: C objects with our part behind; `edge`: errno and panics
-//! * `device`, `context`, `memory`, `cq`, `qp`, `post`, `srq`, `xrc`: the ops
+//! * `device`, `context`, `memory`, `cq`, `qp`, `post`, `srq`, `xrc`, and `cqex`, `domain`, `mw`, `dm`, `wr`: the ops
 
 #[cfg(not(all(
     target_os = "linux",
@@ -19,17 +19,22 @@ compile_error!("the layouts of libibverbs declared here are those of 64-bit litt
 mod abi;
 mod context;
 mod cq;
+mod cqex;
 mod device;
+mod dm;
+mod domain;
 mod edge;
 mod loaded;
 mod logger;
 mod memory;
+mod mw;
 mod object;
 mod optable;
 mod post;
 mod probe;
 mod qp;
 mod srq;
+mod wr;
 mod xrc;
 
 /// Runs when the library is loaded, under the loader's lock: registers, and does nothing else.

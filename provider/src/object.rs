@@ -1,7 +1,6 @@
 //! Objects handed to C: the C struct first, our part behind it. libibverbs and programs write into the C part whenever they
 //! like, so Rust references are made to our part only.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use gaudi_verbs::Context;
 use std::sync::Arc;
 
@@ -53,36 +52,22 @@ pub(crate) struct Handle {
     pub(crate) handle: u32,
 }
 
-/// Events of one object that the library has taken from a descriptor. Destroying waits until the program has acknowledged
-/// as many (ibv_ack_cq_events(3), ibv_ack_async_event(3)).
-#[derive(Default)]
-pub(crate) struct Delivered(AtomicU32);
-
-impl Delivered {
-    pub(crate) fn add(&self) {
-        self.0.fetch_add(1, Relaxed);
-    }
-
-    fn get(&self) -> u32 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// Blocks until each counter, which the program advances under the mutex, has reached the number of delivered events.
+/// Blocks until each counter, which the program advances under the mutex, has reached the number of events that the program has
+/// taken (ibv_ack_cq_events(3), ibv_ack_async_event(3)).
 ///
 /// # Safety
 /// `mutex` and `cond` are the initialised ones of a live object and guard all `counters` (pointers into that object).
 pub(crate) unsafe fn wait_acknowledged<const N: usize>(
     mutex: *mut libc::pthread_mutex_t,
     cond: *mut libc::pthread_cond_t,
-    counters: [(*const u32, &Delivered); N],
+    counters: [(*const u32, u32); N],
 ) {
     // SAFETY: initialised by contract.
     unsafe { libc::pthread_mutex_lock(mutex) };
-    while counters.iter().any(|(acknowledged, delivered)| {
+    while counters.iter().any(|(acknowledged, taken)| {
         // SAFETY: inside a live object by contract; writers hold the mutex, as we do.
         let acknowledged = unsafe { acknowledged.read_volatile() };
-        acknowledged != delivered.get()
+        acknowledged != *taken
     }) {
         // SAFETY: initialised by contract, and the mutex is held.
         unsafe { libc::pthread_cond_wait(cond, mutex) };
@@ -93,16 +78,13 @@ pub(crate) unsafe fn wait_acknowledged<const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Delivered, wait_acknowledged};
+    use super::wait_acknowledged;
     use crate::abi::{IbvQp, Plain};
     use std::time::Duration;
 
     #[test]
     fn destroying_waits_for_the_last_acknowledgement() {
         let mut qp = IbvQp::zeroed();
-        let delivered = Delivered::default();
-        delivered.add();
-        delivered.add();
         let qp = (&raw mut qp).addr();
         let mutex = move || field!((qp as *mut IbvQp), IbvQp, mutex, libc::pthread_mutex_t);
         let cond = move || field!((qp as *mut IbvQp), IbvQp, cond, libc::pthread_cond_t);
@@ -122,7 +104,7 @@ mod tests {
             }
         });
         // SAFETY: zero is the initialised value of both; the counter belongs to the same QP.
-        unsafe { wait_acknowledged(mutex(), cond(), [(counter().cast_const(), &delivered)]) };
+        unsafe { wait_acknowledged(mutex(), cond(), [(counter().cast_const(), 2)]) };
         // SAFETY: the last writer has acknowledged.
         assert_eq!(unsafe { counter().read_volatile() }, 2);
         program.join().unwrap();

@@ -1,8 +1,7 @@
 //! Posting work requests, called inline from the program: no allocation and no lock but the engine's.
 
-use crate::abi::{IbvQp, IbvRecvWr, IbvSendWr, wr};
-use crate::edge;
-use crate::qp;
+use crate::abi::{IbvMw, IbvMwBindInfo, IbvQp, IbvRecvWr, IbvSendWr, wr};
+use crate::{edge, mw, qp};
 use core::ffi::c_int;
 use gaudi_verbs::{Context, Errno, Guard, Result, SendWr, Sge};
 
@@ -114,6 +113,9 @@ pub(crate) unsafe fn receives(
 }
 
 fn send_wr(c: &IbvSendWr) -> Result<SendWr<'_>> {
+    if c.opcode == wr::BIND_MW {
+        return bind(c);
+    }
     let [remote_addr, second, third, fourth] = c.wr;
     let atomic = matches!(c.opcode, wr::ATOMIC_CMP_AND_SWP | wr::ATOMIC_FETCH_AND_ADD);
     let (rkey, compare_add, swap) = if atomic {
@@ -135,6 +137,19 @@ fn send_wr(c: &IbvSendWr) -> Result<SendWr<'_>> {
         remote_srqn: c.qp_type as u32,
         sges: sges(c.sg_list, c.num_sge)?,
     })
+}
+
+/// `bind_mw` {mw, rkey, bind_info {mr, addr, length, access}} of a work request.
+fn bind(c: &IbvSendWr) -> Result<SendWr<'_>> {
+    let [window, rkey, mr, addr, length, access] = c.bind_or_tso;
+    let key = mw::type_2_key(window as *mut IbvMw, rkey as u32)?;
+    let info = IbvMwBindInfo {
+        mr: mr as *mut _,
+        addr,
+        length,
+        access: access as u32,
+    };
+    mw::bind_wr(c.wr_id, c.send_flags, key, &info)
 }
 
 fn sges<'a>(list: *const Sge, count: c_int) -> Result<&'a [Sge]> {

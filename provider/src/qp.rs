@@ -1,10 +1,12 @@
 //! Ops of queue pairs.
 
 use crate::abi::{
-    IbvContext, IbvCq, IbvPd, IbvQp, IbvQpInitAttr, IbvQpInitAttrEx, Plain, VerbsQp, qp_init, qpt,
+    IbvContext, IbvCq, IbvPd, IbvQp, IbvQpEx, IbvQpInitAttr, IbvQpInitAttrEx, Plain, VerbsQp,
+    qp_init, qpt,
 };
 use crate::memory::Pd;
-use crate::object::{Delivered, Object, field, wait_acknowledged};
+use crate::object::{Object, field, wait_acknowledged};
+use crate::wr::{self, Builder};
 use crate::xrc::Xrcd;
 use crate::{context, cq, edge, srq};
 use core::ffi::{c_int, c_void};
@@ -16,25 +18,23 @@ use std::sync::Arc;
 pub(crate) struct QpOwn {
     pub(crate) context: Arc<Context>,
     pub(crate) handle: u32,
-    pub(crate) delivered: Delivered,
+    pub(crate) builder: Builder,
     sq_sig_all: bool,
 }
 
 impl QpOwn {
-    pub(crate) fn new(
-        context: Arc<Context>,
-        handle: u32,
-        delivered: Delivered,
-        sq_sig_all: bool,
-    ) -> QpOwn {
+    pub(crate) fn new(context: Arc<Context>, handle: u32, sq_sig_all: bool) -> QpOwn {
         QpOwn {
             context,
             handle,
-            delivered,
+            builder: Builder::default(),
             sq_sig_all,
         }
     }
 }
+
+/// `verbs_qp.comp_mask`: the QP has the functions of an extended one.
+const VERBS_QP_EX: u32 = 1 << 1;
 
 /// "No such object" where the verbs layer expects a handle.
 const NONE: u32 = u32::MAX;
@@ -74,7 +74,13 @@ pub(crate) unsafe extern "C" fn create_qp_ex(
         }
         // SAFETY: as for `create_qp`.
         let ex = unsafe { &mut *attr };
-        if ex.comp_mask & !(qp_init::PD | qp_init::XRCD | qp_init::CREATE_FLAGS) != 0 {
+        const KNOWN: u32 =
+            qp_init::PD | qp_init::XRCD | qp_init::CREATE_FLAGS | qp_init::SEND_OPS_FLAGS;
+        if ex.comp_mask & !KNOWN != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let by_calls = ex.comp_mask & qp_init::SEND_OPS_FLAGS != 0;
+        if by_calls && ex.send_ops_flags & !wr::SUPPORTED != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
         if ex.comp_mask & qp_init::CREATE_FLAGS != 0 && ex.create_flags != 0 {
@@ -102,6 +108,16 @@ pub(crate) unsafe extern "C" fn create_qp_ex(
         };
         let qp = create(ctx, pd, xrcd, &mut plain)?;
         ex.cap = plain.cap;
+        if by_calls {
+            // SAFETY: a live context of ours.
+            let layout = unsafe { context::own(ctx) }.library.layout;
+            let functions = field!(qp, IbvQpEx, ops, [usize; 22]);
+            // SAFETY: inside our allocation, which nobody else knows yet; where this library's struct is shorter, `comp_mask` follows.
+            unsafe { functions.write(wr::functions(ex.send_ops_flags)) };
+            let mask = qp.wrapping_byte_add(layout.qp_comp_mask).cast::<u32>();
+            // SAFETY: inside our allocation: this library's `verbs_qp.comp_mask`.
+            unsafe { mask.write(VERBS_QP_EX) };
+        }
         Ok(qp)
     })
 }
@@ -158,7 +174,7 @@ fn create(
         (Arc::as_ptr(&own.context), own.handle)
     })?;
     let sq_sig_all = attr.sq_sig_all != 0;
-    let own = QpOwn::new(engine.clone(), 0, Delivered::default(), sq_sig_all);
+    let own = QpOwn::new(engine.clone(), 0, sq_sig_all);
     // Asynchronous events carry the address of the `ibv_qp`, so it has to exist first. Zero is the initialised value of the
     // mutex and the condition, and the state RESET.
     let mut qp = Box::new(Qp {
@@ -253,11 +269,8 @@ pub(crate) unsafe extern "C" fn destroy_qp(qp: *mut IbvQp) -> c_int {
     edge::status(|| {
         // SAFETY: a live QP of ours.
         let own = unsafe { own(qp) };
-        own.context.destroy_qp(own.handle, qp.addr() as u64)?;
-        let counters = [(
-            field!(qp, IbvQp, events_completed, u32).cast_const(),
-            &own.delivered,
-        )];
+        let taken = own.context.destroy_qp(own.handle, qp.addr() as u64)?;
+        let counters = [(field!(qp, IbvQp, events_completed, u32).cast_const(), taken)];
         let mutex = field!(qp, IbvQp, mutex, libc::pthread_mutex_t);
         let cond = field!(qp, IbvQp, cond, libc::pthread_cond_t);
         // SAFETY: fields of this live QP; all-zero is an initialised mutex and condition.

@@ -3,7 +3,7 @@
 use crate::abi::{IbvContext, IbvPd, IbvRecvWr, IbvSrq, Plain, VerbsSrq, srq_init, srq_type};
 use crate::abi::{IbvSrqInitAttr, IbvSrqInitAttrEx};
 use crate::memory::Pd;
-use crate::object::{Delivered, Object, field, wait_acknowledged};
+use crate::object::{Object, field, wait_acknowledged};
 use crate::xrc::Xrcd;
 use crate::{context, cq, edge, post};
 use core::ffi::c_int;
@@ -15,7 +15,6 @@ pub(crate) struct SrqOwn {
     pub(crate) context: Arc<Context>,
     pub(crate) handle: u32,
     pub(crate) number: u32,
-    pub(crate) delivered: Delivered,
 }
 
 pub(crate) type Srq = Object<VerbsSrq, SrqOwn>;
@@ -116,7 +115,6 @@ fn create(pd: *mut IbvPd, attr: &mut SrqAttr, xrc: Option<Xrc>) -> Result<*mut I
             context: domain.context.clone(),
             handle: 0,
             number: 0,
-            delivered: Delivered::default(),
         },
     });
     let info = domain.context.create_srq(&SrqInit {
@@ -195,10 +193,10 @@ pub(crate) unsafe extern "C" fn destroy_srq(srq: *mut IbvSrq) -> c_int {
     edge::status(|| {
         // SAFETY: a live SRQ of ours.
         let own = unsafe { own(srq) };
-        own.context.destroy_srq(own.handle, srq.addr() as u64)?;
+        let taken = own.context.destroy_srq(own.handle, srq.addr() as u64)?;
         let counters = [(
             field!(srq, IbvSrq, events_completed, u32).cast_const(),
-            &own.delivered,
+            taken,
         )];
         let mutex = field!(srq, IbvSrq, mutex, libc::pthread_mutex_t);
         let cond = field!(srq, IbvSrq, cond, libc::pthread_cond_t);

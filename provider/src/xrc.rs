@@ -1,7 +1,7 @@
 //! Ops of XRC domains, and further handles on XRC receive QPs.
 
 use crate::abi::{IbvContext, IbvQp, IbvQpOpenAttr, IbvXrcdInitAttr, Plain, VerbsQp, VerbsXrcd};
-use crate::object::{Delivered, Handle, Object};
+use crate::object::{Handle, Object};
 use crate::qp::{Qp, QpOwn};
 use crate::{context, edge};
 use core::ffi::c_int;
@@ -106,7 +106,7 @@ pub(crate) unsafe extern "C" fn open_qp(
         let domain = unsafe { Xrcd::own(attr.xrcd.cast()) };
         let mut qp = Box::new(Qp {
             c: VerbsQp::zeroed(),
-            own: QpOwn::new(domain.context.clone(), 0, Delivered::default(), false),
+            own: QpOwn::new(domain.context.clone(), 0, false),
         });
         let cookie = (&raw const *qp).addr() as u64;
         let info = domain.context.open_qp(domain.handle, attr.qp_num, cookie)?;

@@ -52,7 +52,19 @@ fn all() -> Vec<Declared> {
         declared!(abi::IbvSendWr, "ibv_send_wr": wr_id, next, sg_list, num_sge, opcode, send_flags, imm_data, wr,
             qp_type, bind_or_tso = "bind_mw"),
         declared!(abi::IbvRecvWr, "ibv_recv_wr": wr_id, next, sg_list, num_sge),
-        declared!(abi::IbvAsyncEvent, "ibv_async_event": element, event_type),
+        declared!(abi::IbvCqInitAttrEx, "ibv_cq_init_attr_ex": cqe, cq_context, channel, comp_vector, wc_flags, comp_mask,
+            flags, parent_domain),
+        declared!(abi::IbvModifyCqAttr, "ibv_modify_cq_attr": attr_mask, cq_count = "moderate.cq_count",
+            cq_period = "moderate.cq_period"),
+        declared!(abi::IbvTd, "ibv_td": context),
+        declared!(abi::IbvParentDomainInitAttr, "ibv_parent_domain_init_attr": pd, td, comp_mask, alloc, free, pd_context),
+        declared!(abi::IbvMw, "ibv_mw": context, pd, rkey, handle, kind = "type"),
+        declared!(abi::IbvMwBindInfo, "ibv_mw_bind_info": mr, addr, length, access = "mw_access_flags"),
+        declared!(abi::IbvMwBind, "ibv_mw_bind": wr_id, send_flags, bind_info),
+        declared!(abi::IbvDm, "ibv_dm": context, memcpy_to_dm, memcpy_from_dm, comp_mask, handle),
+        declared!(abi::IbvAllocDmAttr, "ibv_alloc_dm_attr": length, log_align_req, comp_mask),
+        declared!(abi::IbvDataBuf, "ibv_data_buf": addr, length),
+        declared!(abi::IbvValuesEx, "ibv_values_ex": comp_mask, raw_clock),
         declared!(abi::IbvQueryDeviceExInput, "ibv_query_device_ex_input": comp_mask),
         declared!(abi::IbvDeviceAttrEx, "ibv_device_attr_ex": orig_attr, comp_mask, odp_caps, completion_timestamp_mask,
             hca_core_clock, device_cap_flags_ex, tso_caps, rss_caps, max_wq_type_rq, packet_pacing_caps,
@@ -83,18 +95,33 @@ fn all() -> Vec<Declared> {
 const GROWN: [&str; 2] = ["ibv_qp_ex", "ibv_port_attr"];
 
 /// Numbers that `abi` takes from the header's enums and unions.
-const CONSTANTS: [(&str, usize); 13] = [
-    ("IBV_EVENT_CQ_ERR", abi::event::CQ_ERR as usize),
-    ("IBV_EVENT_QP_FATAL", abi::event::QP_FATAL as usize),
-    ("IBV_EVENT_PATH_MIG_ERR", abi::event::PATH_MIG_ERR as usize),
-    (
-        "IBV_EVENT_QP_LAST_WQE_REACHED",
-        abi::event::QP_LAST_WQE_REACHED as usize,
-    ),
+const CONSTANTS: [(&str, usize); 16] = [
     ("IBV_QP_INIT_ATTR_PD", abi::qp_init::PD as usize),
     (
         "IBV_QP_INIT_ATTR_CREATE_FLAGS",
         abi::qp_init::CREATE_FLAGS as usize,
+    ),
+    (
+        "IBV_QP_INIT_ATTR_SEND_OPS_FLAGS",
+        abi::qp_init::SEND_OPS_FLAGS as usize,
+    ),
+    ("IBV_WC_STANDARD_FLAGS", abi::wc_ex::STANDARD as usize),
+    (
+        "IBV_WC_EX_WITH_COMPLETION_TIMESTAMP",
+        abi::wc_ex::TIMESTAMP as usize,
+    ),
+    (
+        "IBV_WC_EX_WITH_COMPLETION_TIMESTAMP_WALLCLOCK",
+        abi::wc_ex::WALLCLOCK as usize,
+    ),
+    ("IBV_WR_BIND_MW", abi::wr::BIND_MW as usize),
+    (
+        "offsetof(struct ibv_send_wr, bind_mw.bind_info.mw_access_flags)",
+        offset_of!(abi::IbvSendWr, bind_or_tso) + 40,
+    ),
+    (
+        "offsetof(struct ibv_qp_ex, wr_abort)",
+        offset_of!(abi::IbvQpEx, ops) + 19 * 8,
     ),
     (
         "IBV_WR_ATOMIC_CMP_AND_SWP",

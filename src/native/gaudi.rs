@@ -5,8 +5,8 @@ use std::os::fd::RawFd;
 
 use super::kernel::{self, Call, Pv};
 use super::{
-    Completion, Connect, Features, IDS_PER_PORT, MAILBOX_BYTES, MAILBOX_STRIDE, NativeEvent,
-    NativeQp, Nic, RING_ENTRIES, Window, Write, mailbox_address,
+    Completion, Connect, DeviceMemory, Features, IDS_PER_PORT, MAILBOX_BYTES, MAILBOX_STRIDE,
+    NativeEvent, NativeQp, Nic, RING_ENTRIES, Window, Write, mailbox_address,
 };
 use crate::verbs::types::{Errno, Result};
 use kernel_abi::accel::{MemArgs, mem_flag};
@@ -462,7 +462,12 @@ impl Gaudi {
     /// The device as the kernel describes it.
     pub fn query_device(&self) -> Result<cmd::QueryDeviceResp> {
         let mut resp = cmd::QueryDeviceResp::new_zeroed();
-        kernel::command(self.cmd_fd, cmd::QUERY_DEVICE, &cmd::QueryDeviceReq::new_zeroed(), &mut resp)?;
+        kernel::command(
+            self.cmd_fd,
+            cmd::QUERY_DEVICE,
+            &cmd::QueryDeviceReq::new_zeroed(),
+            &mut resp,
+        )?;
         Ok(resp)
     }
 
@@ -529,6 +534,7 @@ impl Nic for Gaudi {
             cq_notify: self.event_word().is_some(),
             raise: has(cap::RAISE_EVENT) && self.pv.is_some(),
             no_pin: has(cap::NO_PIN),
+            device_memory: has(cap::DRAM_BLOCK),
             lid_path: has(cap::LID_PATH),
         }
     }
@@ -738,7 +744,7 @@ impl Nic for Gaudi {
         }
     }
 
-    fn raise(&mut self, channel_fd: i32, cookie: u64) {
+    fn raise(&mut self, channel_fd: i32, cookie: u64) -> bool {
         let r = if self.features().raise {
             match self
                 .pv
@@ -757,9 +763,67 @@ impl Nic for Gaudi {
             };
             w.and_then(|w| kernel::write_bytes(w, &cookie.to_ne_bytes()))
         };
-        if let Err(e) = r {
-            log::warn!("completion event into channel {channel_fd}: {e}");
+        match r {
+            Ok(()) => true,
+            Err(Errno::EAGAIN) => false,
+            Err(e) => {
+                log::warn!("completion event into channel {channel_fd}: {e}");
+                // Not for want of room: trying again would not help.
+                true
+            }
         }
+    }
+
+    fn drain(&mut self, channel_fd: i32, cookie: u64) -> u32 {
+        let mut kept = Vec::new();
+        let taken = kernel::drain_records(channel_fd, 8, cookie, |r| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&r[..8]);
+            kept.push(u64::from_ne_bytes(word));
+        });
+        for other in kept {
+            // There was room for it a moment ago.
+            self.raise(channel_fd, other);
+        }
+        taken
+    }
+
+    fn dm_alloc(&mut self, len: u64, align: u64) -> Result<DeviceMemory> {
+        if self.ext.cap_mask & cap::DRAM_BLOCK == 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let mut m = MemArgs::alloc(len, align.max(4096), 0);
+        kernel::memory(self.accel_fd, &mut m)?;
+        let token = m.handle();
+        let free = |_: &Errno| {
+            if let Err(e) = kernel::memory(self.accel_fd, &mut MemArgs::free(token)) {
+                log::warn!("freeing device memory: {e}");
+            }
+        };
+        let mut m = MemArgs::map_device(0, token, 0);
+        kernel::memory(self.accel_fd, &mut m).inspect_err(free)?;
+        let device = m.device_va();
+        let mut block = MemArgs::map_block(device);
+        let window = kernel::memory(self.accel_fd, &mut block)
+            .and_then(|()| kernel::map_device(self.accel_fd, block.handle(), len as usize));
+        let window = window.inspect_err(|e| {
+            if let Err(e) = kernel::memory(self.accel_fd, &mut MemArgs::unmap(device)) {
+                log::warn!("unmapping device memory: {e}");
+            }
+            free(e);
+        })?;
+        Ok(DeviceMemory {
+            window,
+            device,
+            len,
+            token,
+        })
+    }
+
+    fn dm_free(&mut self, dm: DeviceMemory) -> Result<()> {
+        kernel::memory(self.accel_fd, &mut MemArgs::unmap(dm.device))?;
+        kernel::unmap(dm.window);
+        kernel::memory(self.accel_fd, &mut MemArgs::free(dm.token))
     }
 
     fn poll_event(&mut self) -> Option<NativeEvent> {

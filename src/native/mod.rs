@@ -29,7 +29,7 @@ pub fn mailbox_address(port: u8, id: u32) -> u64 {
     MAILBOX_BASE + index * MAILBOX_STRIDE
 }
 
-/// `qp_num` = generation[5:0] << 18 | port << 13 | native id (hazard 9).
+/// `qp_num = generation[5:0] << 18 | port << 13 | native id` (hazard 9).
 pub fn qp_number(port: u8, id: u32, generation: u32) -> u32 {
     (generation & 63) << 18 | u32::from(port & 31) << 13 | (id & 0x1fff)
 }
@@ -50,6 +50,8 @@ pub struct Features {
     pub raise: bool,
     /// Registered memory may come and go.
     pub no_pin: bool,
+    /// Device memory can be mapped for the CPU.
+    pub device_memory: bool,
     /// Ports have LIDs, and a path may do without a GRH.
     pub lid_path: bool,
 }
@@ -187,6 +189,16 @@ pub enum NativeEvent {
     Fatal,
 }
 
+/// Device memory that the CPU reaches through a mapping.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceMemory {
+    pub window: Window,
+    pub device: u64,
+    pub len: u64,
+    /// What the implementation needs to free it.
+    pub token: u64,
+}
+
 /// The device. One implementation drives the kernel ABI; the tests have a scripted one.
 pub trait Nic: Send {
     fn features(&self) -> Features;
@@ -222,7 +234,13 @@ pub trait Nic: Send {
     /// For how many microseconds the peer of this connection has not answered at all.
     fn stalled_us(&self, qp: &NativeQp) -> u64;
     /// Puts an event into a completion channel.
-    fn raise(&mut self, channel_fd: i32, cookie: u64);
+    /// False when the channel has no room now.
+    fn raise(&mut self, channel_fd: i32, cookie: u64) -> bool;
+    /// Takes the unread events of `cookie` out of a completion channel again: how many there were.
+    fn drain(&mut self, channel_fd: i32, cookie: u64) -> u32;
+    /// Device memory, aligned to `align` (a power of two). EOPNOTSUPP where the CPU cannot reach it.
+    fn dm_alloc(&mut self, len: u64, align: u64) -> Result<DeviceMemory>;
+    fn dm_free(&mut self, dm: DeviceMemory) -> Result<()>;
     /// Next native event, without waiting.
     fn poll_event(&mut self) -> Option<NativeEvent>;
     /// Whether the last doorbells left bulk work behind that `bulk` can do without the engine's lock.

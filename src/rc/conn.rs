@@ -87,6 +87,8 @@ pub struct Conn {
     tx_lines: u32,
     /// The ack line as last looked at.
     pub ack: AckLine,
+    /// Its words, for a cheap comparison.
+    pub heard: [u64; 3],
     /// Newest request that carried a notification.
     notified: u32,
     /// Newest request that was a SEND (its receive's length is unknown to us).
@@ -194,6 +196,7 @@ impl Conn {
             tx_line: 0,
             tx_lines: 0,
             ack: AckLine::default(),
+            heard: [0; 3],
             notified: 0,
             last_send: None,
             last_imm: None,
@@ -573,6 +576,29 @@ impl Conn {
             false,
         )?;
         Some((h, off + msg::HEADER))
+    }
+
+    /// Nothing has changed since the last pump and nothing of ours waits: what a polling program asks most of the time.
+    #[inline]
+    pub fn quiet(&self) -> bool {
+        self.hello_sent
+            && self.hello.is_some()
+            && self.win.load64(msg::ACK) == self.heard[0]
+            && self.win.load64(msg::ACK + 8) == self.heard[1]
+            && self.win.load64(msg::ACK + 16) == self.heard[2]
+            && !self.request_waits()
+            && !self.response_waits()
+            && !(self.ack_dirty || self.unrung || self.dead)
+            && self.responses.is_empty()
+            && self.revoke_queue.is_empty()
+            && self.revoked.is_empty()
+    }
+
+    /// As `request_waits`, for the response ring.
+    #[inline]
+    fn response_waits(&self) -> bool {
+        let off = msg::RESPONSE + (self.in_slot * self.in_slots.0) as usize * LINE;
+        self.win.load32(off) == self.in_seq.wrapping_add(1)
     }
 
     /// A request lies at the head of the ring (cheap look, without its trailer).

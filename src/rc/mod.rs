@@ -15,6 +15,11 @@ use conn::Conn;
 /// Everything that one connection can do now: hear, execute, answer, issue, complete. True when there was news from the peer.
 #[inline]
 pub fn pump<N: Nic>(qp: &mut Qp, env: &mut Env<N>) -> bool {
+    // Most looks find nothing: see so without touching more than the lines that the peer writes.
+    let waits = qp.sq.issued != qp.sq.tail || std::mem::take(&mut qp.nudged);
+    if !waits && qp.conn.as_ref().is_none_or(|c| c.quiet()) {
+        return false;
+    }
     let Some(mut c) = qp.conn.take() else {
         return false;
     };

@@ -211,6 +211,16 @@ pub struct AckLine {
 }
 
 impl AckLine {
+    /// The three words that change.
+    #[inline]
+    pub fn words(&self) -> [u64; 3] {
+        [
+            u64::from(self.acked) | u64::from(self.freed) << 32,
+            u64::from(self.posted) | u64::from(self.armed) << 32,
+            u64::from(self.nak_seq) << 32 | u64::from(self.nak_timer) << 8 | u64::from(self.nak_code),
+        ]
+    }
+
     pub fn stage(&self, win: &Window) {
         win.store64(
             STAGE_ACK,

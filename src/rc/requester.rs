@@ -613,6 +613,7 @@ pub fn hear_acks<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
     }
     let moved = line.acked != c.ack.acked;
     c.ack = line;
+    c.heard = line.words();
     if moved {
         c.waiting_since = 0;
         if c.rnr.is_some_and(|r| msg::reached(line.acked, r.seq)) {

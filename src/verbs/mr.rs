@@ -3,11 +3,55 @@
 use std::collections::VecDeque;
 
 use super::types::{Errno, Result, Sge};
+use crate::native::Window;
 use kernel_abi::verbs::access;
+
+/// What stands behind a key.
+#[derive(Debug)]
+pub enum Kind {
+    /// Memory of the program.
+    Plain,
+    /// A mapping of a dma-buf that the registration owns.
+    Dmabuf(Window),
+    /// Device memory, by its handle.
+    Device(u32),
+    /// Reads give zeros (at `addr`), writes vanish here; no remote use.
+    Null { sink: u64, sink_device: u64 },
+    /// The whole address space, on demand: the pieces that have been used so far.
+    Implicit(Vec<Piece>),
+    /// A memory window.
+    Window(Bind),
+}
+
+/// A used part of an implicit registration.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    pub start: u64,
+    pub end: u64,
+    pub device: u64,
+}
+
+/// State of a memory window.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bind {
+    pub type_2: bool,
+    pub bound: bool,
+    /// Index of the MR below.
+    pub parent: u32,
+    /// Type 2B: the QP through which it was bound, and the only one through which it may be reached.
+    pub qp: u32,
+    /// The pages have a mapping of the window's own, which an unbind takes away.
+    pub mapped: bool,
+    /// An unbind does not wait longer (ns).
+    pub deadline: u64,
+}
 
 /// Registered memory.
 #[derive(Debug)]
 pub struct Mr {
+    pub kind: Kind,
+    /// Windows that are bound to it.
+    pub windows: u32,
     pub pd: u32,
     pub addr: u64,
     pub len: u64,
@@ -50,10 +94,69 @@ impl Mr {
         if self.dying || self.pd != pd || !inside || self.access & need != need {
             return Err(Denied);
         }
+        let device = match &self.kind {
+            Kind::Implicit(pieces) => pieces
+                .iter()
+                .rev()
+                .find(|p| p.start <= addr && addr + len <= p.end)
+                .map(|p| p.device + (addr - p.start))
+                .ok_or(Denied)?,
+            Kind::Window(b) if !b.bound => return Err(Denied),
+            _ => self.device + off,
+        };
         Ok(Place {
             host: self.addr + off,
-            device: self.device + off,
+            device,
         })
+    }
+
+    /// The place of a local SGE.
+    fn local(&self, pd: u32, sge: &Sge, write: bool) -> core::result::Result<Place, Denied> {
+        let (addr, len) = (sge.addr, u64::from(sge.length));
+        match self.kind {
+            // The key of a window is a remote key only (IBTA 10.6.7.2).
+            Kind::Window(_) => Err(Denied),
+            Kind::Null { sink, sink_device } => {
+                let place = self.place(pd, 0, len, 0)?;
+                Ok(if write {
+                    Place {
+                        host: sink,
+                        device: sink_device,
+                    }
+                } else {
+                    place
+                })
+            }
+            _ => self.place(pd, addr, len, if write { access::LOCAL_WRITE } else { 0 }),
+        }
+    }
+
+    /// The place of a range that a peer names through QP `qp`.
+    pub fn remote(
+        &self,
+        pd: u32,
+        qp: u32,
+        addr: u64,
+        len: u64,
+        need: u32,
+    ) -> core::result::Result<Place, Denied> {
+        match self.kind {
+            Kind::Null { .. } => Err(Denied),
+            Kind::Window(b) if b.type_2 && b.qp != qp => Err(Denied),
+            _ => self.place(pd, addr, len, need),
+        }
+    }
+
+    /// What a peer that resolves the key is told: (first address, length, device address).
+    pub fn extent(&self, addr: u64, len: u64) -> (u64, u64, u64) {
+        match &self.kind {
+            Kind::Implicit(pieces) => pieces
+                .iter()
+                .rev()
+                .find(|p| p.start <= addr && addr + len <= p.end)
+                .map_or((addr, 0, 0), |p| (p.start, p.end - p.start, p.device)),
+            _ => (self.iova, self.len, self.device),
+        }
     }
 }
 
@@ -68,11 +171,16 @@ pub struct MrTable {
     free: VecDeque<u32>,
     max: usize,
     live: usize,
+    /// Implicit registrations: only with one does posting look for pieces to map.
+    pub implicit: u32,
+    windows: usize,
 }
 
 impl MrTable {
     pub fn new(max: usize) -> MrTable {
         MrTable {
+            implicit: 0,
+            windows: 0,
             slots: (0..FIRST).map(|_| (0, None)).collect(),
             free: VecDeque::new(),
             max,
@@ -115,6 +223,28 @@ impl MrTable {
         mr
     }
 
+    /// A window's key changes with each bind.
+    pub fn rekey(&mut self, index: u32, key: u32) {
+        if let Some(slot) = self.slots.get_mut(index as usize)
+            && let Some(mr) = &mut slot.1
+        {
+            mr.key = key;
+            slot.0 = key as u8;
+        }
+    }
+
+    pub fn count_window(&mut self, more: bool) {
+        self.windows = if more {
+            self.windows + 1
+        } else {
+            self.windows.saturating_sub(1)
+        };
+    }
+
+    pub fn has_windows(&self) -> bool {
+        self.windows != 0
+    }
+
     pub fn get(&self, index: u32) -> Result<&Mr> {
         self.slots
             .get(index as usize)
@@ -146,9 +276,7 @@ impl MrTable {
                 device: 0,
             });
         }
-        let need = if write { access::LOCAL_WRITE } else { 0 };
-        self.by_key(sge.lkey)?
-            .place(pd, sge.addr, u64::from(sge.length), need)
+        self.by_key(sge.lkey)?.local(pd, sge, write)
     }
 
     pub fn in_pd(&self, pd: u32) -> bool {

@@ -94,6 +94,8 @@ pub struct Qp {
     /// Further handles on an XRC receive QP.
     pub openers: Vec<u64>,
     pub conn: Option<Box<Conn>>,
+    /// Something of it was completed natively: look, even if the peer is quiet.
+    pub nudged: bool,
     /// In the list of QPs that every poll looks at.
     pub active: bool,
     /// Looks without news since the last news.

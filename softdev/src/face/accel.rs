@@ -135,6 +135,10 @@ impl AccelEntry {
                 )?);
             }
             mem_op::UNMAP => self.file.unmap(args.device_va())?,
+            mem_op::MAP_BLOCK if !self.options.strict => {
+                let (offset, size) = self.file.block(args.block_addr())?;
+                args.set_block(offset, u32::try_from(size).unwrap_or(u32::MAX));
+            }
             // There are no hardware blocks to map, and no importer for a dma-buf of this memory.
             mem_op::MAP_BLOCK => return Err(Errno::EINVAL),
             mem_op::EXPORT_DMABUF_FD | mem_op::TS_ALLOC => return Err(Errno::EOPNOTSUPP),
