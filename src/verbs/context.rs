@@ -17,6 +17,8 @@ use kernel_abi::hbl;
 use kernel_abi::verbs::{atomic_cap, device_cap, port_cap};
 use zerocopy::{FromZeros, IntoBytes};
 
+/// All lead to the same agent; programs like ibv_xsrq_pingpong ask for the second one.
+const COMP_VECTORS: u32 = 2;
 /// Bulk bytes that one call moves without the engine's lock (hazard 20).
 const SLICE: u64 = 256 << 10;
 /// How long the agent naps while something is under watch.
@@ -122,7 +124,7 @@ impl Context {
     }
 
     pub fn num_comp_vectors(&self) -> i32 {
-        1
+        COMP_VECTORS as i32
     }
 
     /// The lock; a panic under it has been caught at the C edge and left the engine broken rather than poisoned.
@@ -276,7 +278,7 @@ impl Context {
         comp_vector: u32,
         cookie: u64,
     ) -> Result<CqInfo> {
-        if comp_vector != 0 {
+        if comp_vector >= COMP_VECTORS {
             return Err(Errno::EINVAL);
         }
         self.with(|e| e.create_cq(cqe, channel_fd, cookie))

@@ -514,6 +514,7 @@ impl<N: Nic> Engine<N> {
             waits_at: None,
             openers: Vec::new(),
             conn: None,
+            tell_drained: false,
             active: false,
             idle: 0,
             revived: 0,
@@ -588,7 +589,7 @@ impl<N: Nic> Engine<N> {
         let retried = qp.conn.is_some();
         self.qps[handle as usize] = Some(qp);
         r?;
-        if retried && a.qp_state == qps::RTS {
+        if retried && matches!(a.qp_state, qps::RTS | qps::SQD) {
             self.activate(handle);
             if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
                 rc::push(qp, &mut self.env);
@@ -599,6 +600,7 @@ impl<N: Nic> Engine<N> {
     }
 
     fn modify(&mut self, qp: &mut Qp, a: &QpAttr, mask: u32, ports: u8) -> Result<()> {
+        let mask = mask & !not_for(qp.qp_type);
         let cur = if mask & qp_attr::CUR_STATE != 0 {
             a.cur_qp_state
         } else {
@@ -639,6 +641,11 @@ impl<N: Nic> Engine<N> {
                 }
             }
             (qps::INIT, qps::RTR) => self.connect(qp, a)?,
+            (qps::RTS, qps::SQD) => {
+                qp.tell_drained =
+                    mask & qp_attr::EN_SQD_ASYNC_NOTIFY != 0 && a.en_sqd_async_notify != 0;
+            }
+            (qps::SQD, qps::RTS) => qp.tell_drained = false,
             (qps::SQE, qps::RTS) => qp.halted = false,
             _ => {}
         }
@@ -729,6 +736,7 @@ impl<N: Nic> Engine<N> {
         let mut attr = q.attr;
         attr.qp_state = q.state;
         attr.cur_qp_state = q.state;
+        attr.sq_draining = (q.state == qps::SQD && !q.is_drained()).into();
         attr.cap = q.cap;
         Ok(QpQuery {
             attr,
@@ -1247,7 +1255,12 @@ fn cool<N: Nic>(qp: &mut Qp, env: &mut Env<N>) -> bool {
         .conn
         .as_ref()
         .is_some_and(|c| c.waiting() || c.rnr.is_some());
-    if waits || (qp.sq.head != qp.sq.tail && qp.state == qps::RTS) {
+    let works = match qp.state {
+        qps::RTS => qp.sq.head != qp.sq.tail,
+        qps::SQD => !qp.is_drained(),
+        _ => false,
+    };
+    if waits || works {
         return false;
     }
     qp.active = false;
@@ -1290,9 +1303,18 @@ fn check_send(wr: &SendWr<'_>) -> Result<()> {
         {
             Ok(())
         }
-        wr_opcode::SEND_WITH_INV => Ok(()),
+        wr_opcode::SEND_WITH_INV | wr_opcode::ATOMIC_WRITE => Ok(()),
         wr_opcode::LOCAL_INV | wr_opcode::BIND_MW if !inline && wr.sges.is_empty() => Ok(()),
         _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Attributes that uverbs takes out of a program's mask: XRC QPs have one half each (modify_qp_mask in the kernel's uverbs_cmd.c).
+fn not_for(qp_type: u32) -> u32 {
+    match qp_type {
+        qpt::XRC_INI => qp_attr::MAX_DEST_RD_ATOMIC | qp_attr::MIN_RNR_TIMER,
+        qpt::XRC_TGT => qp_attr::MAX_QP_RD_ATOMIC | qp_attr::RETRY_CNT | qp_attr::RNR_RETRY,
+        _ => 0,
     }
 }
 
