@@ -144,7 +144,9 @@ unsafe extern "C" fn query_device_ex(
         let own = unsafe { own(ctx) };
         let mut answer = IbvDeviceAttrEx::zeroed();
         answer.orig_attr = own.context.query_device();
-        answer.device_cap_flags_ex = answer.orig_attr.device_cap_flags.into();
+        /// `IBV_DEVICE_ATOMIC_WRITE`, which rdma-core 44 has no name for yet.
+        const ATOMIC_WRITE: u64 = 1 << 40;
+        answer.device_cap_flags_ex = u64::from(answer.orig_attr.device_cap_flags) | ATOMIC_WRITE;
         answer.phys_port_cnt_ex = answer.orig_attr.phys_port_cnt.into();
         if own.context.on_demand_paging() {
             answer.odp_caps = ODP_CAPS;

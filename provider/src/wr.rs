@@ -94,7 +94,8 @@ pub(crate) const SUPPORTED: u64 = send_ops::RDMA_WRITE
     | send_ops::ATOMIC_FETCH_AND_ADD
     | send_ops::LOCAL_INV
     | send_ops::BIND_MW
-    | send_ops::SEND_WITH_INV;
+    | send_ops::SEND_WITH_INV
+    | send_ops::ATOMIC_WRITE;
 
 /// The pointers in the order of `struct ibv_qp_ex`: the operations that were asked for, and all setters.
 pub(crate) fn functions(asked: u64) -> [usize; 22] {
@@ -130,8 +131,11 @@ pub(crate) fn functions(asked: u64) -> [usize; 22] {
         wr_start as *const () as usize,
         wr_complete as *const () as usize,
         wr_abort as *const () as usize,
-        // wr_atomic_write, wr_flush
-        0,
+        op(
+            send_ops::ATOMIC_WRITE,
+            wr_atomic_write as *const () as usize,
+        ),
+        // wr_flush
         0,
     ]
 }
@@ -305,6 +309,21 @@ unsafe extern "C" fn wr_bind_mw(
     };
     // SAFETY: called by the program through the QP's own pointer.
     unsafe { begin(qp, wr_opcode::BIND_MW, fill) }
+}
+
+unsafe extern "C" fn wr_atomic_write(qp: *mut IbvQpEx, rkey: u32, addr: u64, data: *const c_void) {
+    let fill = |wr: &mut Wr| {
+        remote(wr, rkey, addr);
+        Ok(())
+    };
+    // SAFETY: called by the program through the QP's own pointer.
+    unsafe { begin(qp, wr_opcode::ATOMIC_WRITE, fill) };
+    let eight = IbvDataBuf {
+        addr: data.addr() as u64,
+        length: 8,
+    };
+    // SAFETY: as above.
+    unsafe { set(qp, |state, wr| copy_inline(state, wr, &[eight])) }
 }
 
 unsafe extern "C" fn wr_set_xrc_srqn(qp: *mut IbvQpEx, number: u32) {

@@ -198,6 +198,7 @@ impl Nic for SimNic {
             cq_notify: true,
             raise: true,
             no_pin: true,
+            device_memory: true,
             lid_path: false,
         }
     }

@@ -51,6 +51,8 @@ pub mod kind {
     pub const READ: u8 = 8;
     pub const CAS: u8 = 9;
     pub const FETCH_ADD: u8 = 10;
+    /// Eight bytes, stored at once.
+    pub const ATOMIC_WRITE: u8 = 11;
     /// XRC: `aux` is the number of the SRQ that the requests behind it go to.
     pub const SRQ: u8 = 11;
     /// Skips to the start of the ring.
@@ -217,7 +219,9 @@ impl AckLine {
         [
             u64::from(self.acked) | u64::from(self.freed) << 32,
             u64::from(self.posted) | u64::from(self.armed) << 32,
-            u64::from(self.nak_seq) << 32 | u64::from(self.nak_timer) << 8 | u64::from(self.nak_code),
+            u64::from(self.nak_seq) << 32
+                | u64::from(self.nak_timer) << 8
+                | u64::from(self.nak_code),
         ]
     }
 

@@ -21,7 +21,10 @@ enum Issue {
 /// Issues what may go, in order. May be called at any time.
 #[inline]
 pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
-    while qp.sq.issued != qp.sq.tail && !qp.halted && qp.state == qps::RTS {
+    while qp.sq.issued != qp.sq.tail
+        && !qp.halted
+        && (qp.state == qps::RTS || (qp.state == qps::SQD && qp.begun()))
+    {
         match issue(qp, c, env) {
             Issue::Done => qp.sq.issued = qp.sq.issued.wrapping_add(1),
             Issue::Wait => break,
@@ -33,6 +36,13 @@ pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
         }
     }
     retire(qp, c, env);
+    if qp.tell_drained && qp.state == qps::SQD && qp.is_drained() {
+        qp.tell_drained = false;
+        env.events.push(crate::verbs::qp::AsyncEvent {
+            element: qp.cookie,
+            event: event::SQ_DRAINED,
+        });
+    }
 }
 
 fn fail_entry(qp: &mut Qp, i: u32, status: u32) {
@@ -59,6 +69,7 @@ fn issue<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> Issue {
         wr_opcode::RDMA_WRITE_WITH_IMM => write(qp, c, env, i, true),
         wr_opcode::RDMA_READ => read(qp, c, env, i),
         wr_opcode::ATOMIC_CMP_AND_SWP | wr_opcode::ATOMIC_FETCH_AND_ADD => atomic(qp, c, env, i),
+        wr_opcode::ATOMIC_WRITE => atomic_write(qp, c, env, i),
         wr_opcode::BIND_MW => bind(qp, env, i),
         wr_opcode::LOCAL_INV => invalidate(qp, env, i),
         _ => Issue::Fail(wc_status::LOC_QP_OP_ERR),
@@ -554,6 +565,37 @@ fn atomic<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> Issue 
     let f = message_flags(qp, env, i) & flag::WAKE;
     let seq = c.commit(&mut env.nic, &mut qp.native, off, kind, f, 24, e.rkey, 24);
     answer_expected(qp, c, i, seq)
+}
+
+/// Eight bytes that the owner stores at once; complete when acknowledged.
+fn atomic_write<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> Issue {
+    let e = *qp.sq.at(i);
+    if e.len != 8 {
+        return Issue::Fail(wc_status::LOC_LEN_ERR);
+    }
+    let Some(off) = c.begin(&mut env.nic, &mut qp.native, 16) else {
+        return Issue::Wait;
+    };
+    let p = off + msg::HEADER;
+    c.win.store64(p, e.remote_addr);
+    if let Err(status) = gather(qp, c, env, i, p + 8) {
+        return Issue::Fail(status);
+    }
+    let f = message_flags(qp, env, i) & flag::WAKE;
+    let seq = c.commit(
+        &mut env.nic,
+        &mut qp.native,
+        off,
+        kind::ATOMIC_WRITE,
+        f,
+        16,
+        e.rkey,
+        16,
+    );
+    let s = qp.sq.at_mut(i);
+    s.seq = seq;
+    s.stage = Stage::Ack;
+    Issue::Done
 }
 
 fn answer_expected(qp: &mut Qp, c: &mut Conn, i: u32, seq: u32) -> Issue {

@@ -81,6 +81,7 @@ fn execute<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: u
         kind::KEY_QUERY => key_query(qp, c, env, h, p),
         kind::READ => read(qp, c, env, h, p),
         kind::CAS | kind::FETCH_ADD => atomic(qp, c, env, h, p),
+        kind::ATOMIC_WRITE => atomic_write(qp, c, env, h, p),
         kind::VIOLATION => {
             tell(qp, env, event::QP_ACCESS_ERR);
             Outcome::Refused(nak::REMOTE_ACCESS)
@@ -485,6 +486,29 @@ fn atomic<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: us
         return Outcome::Refused(nak::REMOTE_OPERATION);
     };
     c.responses.push_back(Response::Atomic { seq: h.seq, old });
+    Outcome::Executed
+}
+
+fn atomic_write<N: Nic>(
+    qp: &mut Qp,
+    c: &mut Conn,
+    env: &mut Env<N>,
+    h: &Header,
+    p: usize,
+) -> Outcome {
+    let addr = c.win.load64(p);
+    if !addr.is_multiple_of(8) {
+        tell(qp, env, event::QP_REQ_ERR);
+        return Outcome::Refused(nak::INVALID_REQUEST);
+    }
+    let Some(place) = allowed(qp, env, h.aux, addr, 8, access::REMOTE_WRITE) else {
+        return refuse_access(qp, env);
+    };
+    // Eight aligned bytes are one store (hazard 16).
+    if c.win.get_user(p + 8, place.host, 8).is_err() {
+        tell(qp, env, event::QP_ACCESS_ERR);
+        return Outcome::Refused(nak::REMOTE_OPERATION);
+    }
     Outcome::Executed
 }
 

@@ -96,6 +96,8 @@ pub struct Qp {
     pub conn: Option<Box<Conn>>,
     /// Something of it was completed natively: look, even if the peer is quiet.
     pub nudged: bool,
+    /// The program wants to hear when the send queue has drained (IBTA 10.3.1.6).
+    pub tell_drained: bool,
     /// In the list of QPs that every poll looks at.
     pub active: bool,
     /// Looks without news since the last news.
@@ -111,12 +113,23 @@ impl Qp {
         self.native.number()
     }
 
+    /// The oldest request that is not issued has begun all the same: its data is on its way, or a key of it is being asked for.
+    pub fn begun(&self) -> bool {
+        self.sq.issued != self.sq.tail && self.sq.at(self.sq.issued).stage != Stage::Queued
+    }
+
+    /// Nothing that was begun is under way.
+    pub fn is_drained(&self) -> bool {
+        self.sq.head == self.sq.issued && !self.begun()
+    }
+
     fn send_wc(&self, e: &SqEntry, status: u32) -> Wc {
         let opcode = match e.opcode {
             wr_opcode::RDMA_WRITE | wr_opcode::RDMA_WRITE_WITH_IMM => wc_opcode::RDMA_WRITE,
             wr_opcode::RDMA_READ => wc_opcode::RDMA_READ,
             wr_opcode::ATOMIC_CMP_AND_SWP => wc_opcode::COMP_SWAP,
             wr_opcode::ATOMIC_FETCH_AND_ADD => wc_opcode::FETCH_ADD,
+            wr_opcode::ATOMIC_WRITE => wc_opcode::ATOMIC_WRITE,
             wr_opcode::LOCAL_INV => wc_opcode::LOCAL_INV,
             wr_opcode::BIND_MW => wc_opcode::BIND_MW,
             _ => wc_opcode::SEND,

@@ -289,7 +289,7 @@ impl<N: Nic> Engine<N> {
         bits: u32,
     ) -> Result<MrInfo> {
         check_access(bits, false)?;
-        if bits & access::ZERO_BASED == 0 || len == 0 {
+        if bits & access::ZERO_BASED == 0 {
             return Err(Errno::EINVAL);
         }
         let made = self.enter_region(pd, |e, key| {

@@ -2,7 +2,9 @@
 
 mod basics;
 mod random;
+mod regions;
 pub(super) mod rig;
 mod srq;
 mod uc;
+mod windows;
 mod xrc;
