@@ -496,6 +496,7 @@ pub(crate) mod srq_type {
 /// `enum ibv_wr_opcode`, those whose `wr` union is `atomic`.
 pub(crate) mod wr {
     pub(crate) const BIND_MW: u32 = 8;
+    pub(crate) const ATOMIC_WRITE: u32 = 15;
     pub(crate) const ATOMIC_CMP_AND_SWP: u32 = 5;
     pub(crate) const ATOMIC_FETCH_AND_ADD: u32 = 6;
 }

@@ -116,6 +116,9 @@ fn send_wr(c: &IbvSendWr) -> Result<SendWr<'_>> {
     if c.opcode == wr::BIND_MW {
         return bind(c);
     }
+    if c.opcode == wr::ATOMIC_WRITE && c.num_sge == 0 {
+        return Err(Errno::EINVAL);
+    }
     let [remote_addr, second, third, fourth] = c.wr;
     let atomic = matches!(c.opcode, wr::ATOMIC_CMP_AND_SWP | wr::ATOMIC_FETCH_AND_ADD);
     let (rkey, compare_add, swap) = if atomic {

@@ -270,7 +270,7 @@ fn remote(wr: &mut Wr, rkey: u32, remote_addr: u64) {
 }
 
 operations! {
-    wr_send, SEND, () => |_wr| ();
+    wr_send, SEND, () => |wr| wr.imm = 0;
     wr_send_imm, SEND_WITH_IMM, (imm: u32) => |wr| wr.imm = imm;
     wr_send_inv, SEND_WITH_INV, (rkey: u32) => |wr| wr.imm = rkey;
     wr_local_inv, LOCAL_INV, (rkey: u32) => |wr| wr.imm = rkey;
@@ -313,17 +313,17 @@ unsafe extern "C" fn wr_bind_mw(
 
 unsafe extern "C" fn wr_atomic_write(qp: *mut IbvQpEx, rkey: u32, addr: u64, data: *const c_void) {
     let fill = |wr: &mut Wr| {
+        if data.is_null() {
+            return Err(Errno::EINVAL);
+        }
         remote(wr, rkey, addr);
+        // The program's eight bytes: not inline data, of which a QP may have none.
+        // SAFETY: by ibv_wr_atomic_write(3).
+        wr.swap = unsafe { data.cast::<u64>().read_unaligned() };
         Ok(())
     };
     // SAFETY: called by the program through the QP's own pointer.
     unsafe { begin(qp, wr_opcode::ATOMIC_WRITE, fill) };
-    let eight = IbvDataBuf {
-        addr: data.addr() as u64,
-        length: 8,
-    };
-    // SAFETY: as above.
-    unsafe { set(qp, |state, wr| copy_inline(state, wr, &[eight])) }
 }
 
 unsafe extern "C" fn wr_set_xrc_srqn(qp: *mut IbvQpEx, number: u32) {

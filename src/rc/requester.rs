@@ -570,7 +570,9 @@ fn atomic<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> Issue 
 /// Eight bytes that the owner stores at once; complete when acknowledged.
 fn atomic_write<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> Issue {
     let e = *qp.sq.at(i);
-    if e.len != 8 {
+    // Without SGEs the request itself holds the value.
+    let whole = e.nsge == 0 && e.flags & send_flag::INLINE == 0;
+    if !whole && e.len != 8 {
         return Issue::Fail(wc_status::LOC_LEN_ERR);
     }
     let Some(off) = c.begin(&mut env.nic, &mut qp.native, 16) else {
@@ -578,7 +580,9 @@ fn atomic_write<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, i: u32) -> 
     };
     let p = off + msg::HEADER;
     c.win.store64(p, e.remote_addr);
-    if let Err(status) = gather(qp, c, env, i, p + 8) {
+    if whole {
+        c.win.store64(p + 8, e.swap);
+    } else if let Err(status) = gather(qp, c, env, i, p + 8) {
         return Issue::Fail(status);
     }
     let f = message_flags(qp, env, i) & flag::WAKE;
@@ -765,6 +769,9 @@ pub fn timers<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, now: u64) {
             }
         }
         env.timers = true;
+    }
+    if uc::gave_up(qp, c, env) {
+        c.dead = true;
     }
     if !c.dead && c.waiting() && qp.attr.timeout != 0 {
         // IBTA 9.7.6.1.3: 4.096 us * 2^timeout, retried; never less than a busy machine needs to run the peer's modify_qp.

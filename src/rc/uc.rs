@@ -12,6 +12,16 @@ use kernel_abi::verbs::{qps, qpt, wc_status};
 /// messages arrive would otherwise lose many that a NIC, whose receiver sleeps no shorter, has in its buffers.
 pub const GRACE_NS: u64 = 10_000_000;
 
+/// A peer that has not answered the native connection for so long is gone for a UC sender: it must not hold up what waits.
+const SILENCE_US: u64 = 500_000;
+
+/// Is it time to stop waiting for the peer?
+pub fn gave_up<N: Nic>(qp: &Qp, c: &Conn, env: &Env<N>) -> bool {
+    is(qp)
+        && (c.waiting() || qp.sq.issued != qp.sq.tail)
+        && env.nic.stalled_us(&qp.native) > SILENCE_US
+}
+
 /// `Conn::drop_at` of a connection that drops at once until a receive is posted.
 const DROPPING: u64 = 1;
 
@@ -95,6 +105,7 @@ impl Qp {
             }
             self.complete_send(env, wc_status::SUCCESS);
         }
+        self.send_into_the_void(env);
         if self.source.is_none() {
             self.rq.give_back();
         }

@@ -283,7 +283,7 @@ impl<N: Nic> Engine<N> {
         self.env.finish_unbind(handle);
         let mr = self.env.mrs.release(handle).ok_or(Errno::EINVAL)?;
         self.use_pd(mr.pd, false)?;
-        self.drop_region(mr)
+        self.drop_region(*mr)
     }
 
     // Completion queues.

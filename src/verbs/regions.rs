@@ -311,7 +311,7 @@ impl<N: Nic> Engine<N> {
     }
 
     /// Undoes what stood behind a key that is gone.
-    pub(super) fn drop_region(&mut self, mr: Box<Mr>) -> Result<()> {
+    pub(super) fn drop_region(&mut self, mr: Mr) -> Result<()> {
         match mr.kind {
             Kind::Plain => self.env.nic.unmap(mr.device),
             Kind::Dmabuf(window) => {
