@@ -549,9 +549,16 @@ impl Conn {
         self.ack_dirty = false;
     }
 
+    /// Cold, and the promise is for the next request: one that was held back at the head of the ring (no receive, no room for an
+    /// answer) was notified long ago, so that executing it later must renew the promise.
+    #[inline]
+    pub fn rests(&self) -> bool {
+        self.cold && self.armed == self.rx_seq
+    }
+
     /// Turning cold: the peer must notify us from the next request on. The caller scans once more afterwards.
     pub fn go_cold<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
-        if self.cold || qp.free_slots() == 0 || self.hello.is_none() {
+        if self.rests() || qp.free_slots() == 0 || self.hello.is_none() {
             return;
         }
         self.cold = true;

@@ -992,7 +992,7 @@ impl<N: Nic> Engine<N> {
 
     fn is_cold(&self, h: u32) -> bool {
         let qp = self.qps.get(h as usize).and_then(Option::as_ref);
-        qp.and_then(|q| q.conn.as_ref()).is_none_or(|c| c.cold)
+        qp.and_then(|q| q.conn.as_ref()).is_none_or(|c| c.rests())
     }
 
     /// The program has armed a CQ and may be asleep.
@@ -1235,10 +1235,10 @@ impl<N: Nic> Engine<N> {
 /// Turns an idle QP cold; true when it no longer needs looking at.
 fn cool<N: Nic>(qp: &mut Qp, env: &mut Env<N>) -> bool {
     if let Some(c) = qp.conn.as_mut() {
-        if !c.cold {
+        if !c.rests() {
             c.go_cold(&mut env.nic, &mut qp.native);
         }
-        if !c.cold {
+        if !c.rests() {
             return false;
         }
         // Once more after the promise: what came just before it carries no notification.

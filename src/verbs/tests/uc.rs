@@ -119,6 +119,31 @@ fn a_receive_within_the_grace_still_takes_the_message() {
 }
 
 #[test]
+fn a_message_held_back_leaves_the_next_one_its_notification() {
+    let f = Fabric::default();
+    let (mut a, mut b) = uc_pair(&f, 4096, 16);
+    for i in 0..3 {
+        a.send(i, wr_opcode::SEND, 0, 16, (0, 0));
+    }
+    b.poll();
+    // B falls asleep while the first message waits for a receive, and drops all three later.
+    for _ in 0..4 {
+        b.e.cool_down();
+    }
+    f.lock().now += 20_000_000;
+    b.poll();
+    for _ in 0..4 {
+        a.e.cool_down();
+        b.e.cool_down();
+    }
+    assert_eq!(b.e.watched(), 0);
+    b.recv(7, 0, 64);
+    a.send(3, wr_opcode::SEND, 0, 16, (0, 0));
+    let (_, vb) = collect(&mut a, &mut b, 4, 1);
+    assert_eq!(statuses(&vb), [(7, 0)]);
+}
+
+#[test]
 fn a_message_too_long_is_dropped_and_its_receive_stays() {
     for len in [100usize, 100_000] {
         let f = Fabric::default();
