@@ -141,15 +141,43 @@ impl std::fmt::Display for Finished {
         }
         for (what, text) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
             if !text.trim().is_empty() {
-                let tail = text.len().saturating_sub(4000);
-                let from = (tail..=text.len())
-                    .find(|i| text.is_char_boundary(*i))
-                    .unwrap_or(0);
-                writeln!(f, "  {what}:\n{}", &text[from..])?;
+                writeln!(f, "  {what}:\n{}", shortened(text))?;
             }
         }
         Ok(())
     }
+}
+
+/// The first and the last part of a long text.
+fn shortened(text: &str) -> String {
+    const PART: usize = 4000;
+    let lines: Vec<&str> = text.lines().collect();
+    let head: usize = lines
+        .iter()
+        .scan(0, |sum, l| {
+            *sum += l.len();
+            Some(*sum)
+        })
+        .take_while(|sum| *sum < PART)
+        .count();
+    let tail: usize = lines
+        .iter()
+        .rev()
+        .scan(0, |sum, l| {
+            *sum += l.len();
+            Some(*sum)
+        })
+        .take_while(|sum| *sum < PART)
+        .count();
+    if head + tail >= lines.len() {
+        return text.to_string();
+    }
+    let left_out = lines.len() - head - tail;
+    format!(
+        "{}\n[{left_out} lines left out]\n{}",
+        lines[..head].join("\n"),
+        lines[lines.len() - tail..].join("\n")
+    )
 }
 
 /// A server and a client as perftest and ibverbs-utils have them: `make(port)` gives both commands. The port is free when it is
@@ -243,6 +271,16 @@ mod tests {
             ("out\n", "err\n")
         );
         assert!(done.expect_success().is_err());
+    }
+
+    #[test]
+    fn long_output_keeps_both_ends() {
+        let long: String = (0..2000).map(|i| format!("line {i}\n")).collect();
+        let short = shortened(&long);
+        assert!(
+            short.starts_with("line 0\n") && short.ends_with("line 1999") && short.len() < 10_000
+        );
+        assert_eq!(shortened("a\nb\n"), "a\nb\n");
     }
 
     #[test]
