@@ -2,6 +2,7 @@
 
 pub mod native;
 pub mod rc;
+pub mod ud;
 pub mod verbs;
 
 pub use verbs::context::{Context, Guard};

@@ -41,6 +41,9 @@ pub mod cap {
     /// (posted kernels know only hardware blocks). Off: no `ibv_alloc_dm`.
     pub const DRAM_BLOCK: u64 = 1 << 42;
 
+    /// A port's IPv4 address follows from its MAC, and from its LID ([`port_ipv4`](super::port_ipv4)). Off: datagrams need IPv4 GIDs.
+    pub const PORT_IPV4: u64 = 1 << 43;
+
     /// All of them: what the soft device says unless it is told to be strict.
     pub const ALL: u64 = MULTI_CONTEXT
         | QP_STOP_SYNC
@@ -52,7 +55,66 @@ pub mod cap {
         | DEATH_EVENT
         | NO_PIN
         | DRAM_BLOCK
-        | LID_PATH;
+        | LID_PATH
+        | PORT_IPV4;
+}
+
+/// With [`cap::PORT_IPV4`]: the address of IB port `port` of device `device`, whose MAC is 02:1d:a3:00:dd:pp.
+pub fn port_ipv4(device: u8, port: u8) -> [u8; 4] {
+    [127, 16u8.wrapping_add(device), port, 1]
+}
+
+/// The same for the port's link-local GID (EUI-64 of the MAC, RFC 4291 appendix A).
+pub fn gid_ipv4(gid: &[u8; 16]) -> Option<[u8; 4]> {
+    match gid {
+        [
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0x1d,
+            0xa3,
+            0xff,
+            0xfe,
+            0,
+            d,
+            p,
+        ] => Some(port_ipv4(*d, *p)),
+        _ => None,
+    }
+}
+
+/// The link-local GID of the port with this address.
+pub fn ipv4_gid(address: [u8; 4]) -> [u8; 16] {
+    let [_, d, p, _] = address;
+    [
+        0xfe,
+        0x80,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0x1d,
+        0xa3,
+        0xff,
+        0xfe,
+        0,
+        d.wrapping_sub(16),
+        p,
+    ]
+}
+
+/// The address of the port with this LID (with [`cap::LID_PATH`]): device * 32 + port.
+pub fn lid_ipv4(lid: u16) -> [u8; 4] {
+    port_ipv4((lid / 32) as u8, (lid % 32) as u8)
 }
 
 /// `hl_mem_in.flags` bit for MAP: bytes 0..8 (`host_va`) are an offset into the arena, bytes 8..16 the hint, 16..24 the size.

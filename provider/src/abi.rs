@@ -474,6 +474,7 @@ pub(crate) mod qp_init {
 
 /// `enum ibv_qp_type`, those that need other objects than RC.
 pub(crate) mod qpt {
+    pub(crate) const UD: u32 = 4;
     pub(crate) const XRC_INI: u32 = 9;
     pub(crate) const XRC_TGT: u32 = 10;
 }

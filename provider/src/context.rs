@@ -18,8 +18,10 @@ const _: () = assert!(1024 + OWN_OFFSET + size_of::<ContextOwn>() <= ALLOCATION)
 /// On-demand paging of RC and XRC: send, receive, write, read, atomics, SRQ; and of UC, which has no reads and atomics.
 const ODP_RC: u32 = 0x3f;
 const ODP_UC: u32 = 0x27;
+/// Send, receive, SRQ.
+const ODP_UD: u64 = 0x23;
 /// `struct ibv_odp_caps` {general: u64, rc: u32, uc: u32, ud: u32}: explicit and implicit.
-const ODP_CAPS: [u64; 3] = [0b11, ODP_RC as u64 | (ODP_UC as u64) << 32, 0];
+const ODP_CAPS: [u64; 3] = [0b11, ODP_RC as u64 | (ODP_UC as u64) << 32, ODP_UD];
 
 /// Our part of a context.
 pub(crate) struct ContextOwn {
@@ -51,7 +53,7 @@ pub(crate) unsafe fn release(library: &Library, base: *mut c_void) {
 }
 
 /// Everything we implement, for the op table of any release. What is missing keeps the library's answer: not supported.
-pub(crate) fn ops() -> [(&'static str, usize); 47] {
+pub(crate) fn ops() -> [(&'static str, usize); 49] {
     macro_rules! op {
         ($module:ident :: $name:ident) => {
             (stringify!($name), $module::$name as *const () as usize)
@@ -81,6 +83,8 @@ pub(crate) fn ops() -> [(&'static str, usize); 47] {
         op!(qp::destroy_qp),
         op!(qp::modify_qp),
         op!(qp::query_qp),
+        op!(qp::attach_mcast),
+        op!(qp::detach_mcast),
         op!(post::post_recv),
         op!(post::post_send),
         op!(query_rt_values),

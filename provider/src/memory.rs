@@ -22,7 +22,7 @@ pub(crate) struct Parent {
 
 pub(crate) type Pd = Object<IbvPd, PdOwn>;
 pub(crate) type Mr = Object<VerbsMr, Handle>;
-type Ah = Object<IbvAh, Handle>;
+pub(crate) type Ah = Object<IbvAh, Handle>;
 
 pub(crate) unsafe extern "C" fn alloc_pd(ctx: *mut IbvContext) -> *mut IbvPd {
     edge::object(|| {

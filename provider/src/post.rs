@@ -1,9 +1,12 @@
 //! Posting work requests, called inline from the program: no allocation and no lock but the engine's.
 
-use crate::abi::{IbvMw, IbvMwBindInfo, IbvQp, IbvRecvWr, IbvSendWr, wr};
+use crate::abi::{IbvAh, IbvMw, IbvMwBindInfo, IbvQp, IbvRecvWr, IbvSendWr, wr};
+use crate::memory::Ah;
+use crate::qp::QpOwn;
 use crate::{edge, mw, qp};
 use core::ffi::c_int;
 use gaudi_verbs::{Context, Errno, Guard, Result, SendWr, Sge};
+use std::sync::Arc;
 
 /// A C list of work requests.
 trait Linked {
@@ -67,7 +70,11 @@ pub(crate) unsafe extern "C" fn post_send(
             unsafe { set_bad(bad, list) }
         })?;
         // SAFETY: list and place as ibv_post_send(3) demands them.
-        let result = unsafe { each(list, bad, |c| guard.post_send(own.handle, &send_wr(c)?)) };
+        let result = unsafe {
+            each(list, bad, |c| {
+                guard.post_send(own.handle, &request(own, c)?)
+            })
+        };
         guard.finish();
         result
     })
@@ -110,6 +117,37 @@ pub(crate) unsafe fn receives(
     let result = unsafe { each(list, bad, one) };
     guard.finish();
     result
+}
+
+/// A request of this QP.
+#[inline]
+fn request<'a>(own: &QpOwn, c: &'a IbvSendWr) -> Result<SendWr<'a>> {
+    let mut wr = send_wr(c)?;
+    if own.datagrams {
+        // ud {ah, remote_qpn: u32, remote_qkey: u32}
+        let [ah, to, ..] = c.wr;
+        (wr.remote_addr, wr.remote_srqn, wr.rkey) =
+            datagram(own, ah as *mut IbvAh, to as u32, (to >> 32) as u32)?;
+    }
+    Ok(wr)
+}
+
+/// The address of a datagram as `SendWr` has it: handle, QPN, qkey.
+pub(crate) fn datagram(
+    own: &QpOwn,
+    ah: *mut IbvAh,
+    qpn: u32,
+    qkey: u32,
+) -> Result<(u64, u32, u32)> {
+    if ah.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: a live address handle of ours (ibv_post_send(3)).
+    let to = unsafe { Ah::own(ah) };
+    if !Arc::ptr_eq(&to.context, &own.context) {
+        return Err(Errno::EINVAL);
+    }
+    Ok((to.handle.into(), qpn, qkey))
 }
 
 fn send_wr(c: &IbvSendWr) -> Result<SendWr<'_>> {

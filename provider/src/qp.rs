@@ -20,6 +20,8 @@ pub(crate) struct QpOwn {
     pub(crate) handle: u32,
     pub(crate) builder: Builder,
     sq_sig_all: bool,
+    /// Requests name address handles.
+    pub(crate) datagrams: bool,
 }
 
 impl QpOwn {
@@ -29,6 +31,7 @@ impl QpOwn {
             handle,
             builder: Builder::default(),
             sq_sig_all,
+            datagrams: false,
         }
     }
 }
@@ -174,7 +177,8 @@ fn create(
         (Arc::as_ptr(&own.context), own.handle)
     })?;
     let sq_sig_all = attr.sq_sig_all != 0;
-    let own = QpOwn::new(engine.clone(), 0, sq_sig_all);
+    let mut own = QpOwn::new(engine.clone(), 0, sq_sig_all);
+    own.datagrams = attr.qp_type == qpt::UD;
     // Asynchronous events carry the address of the `ibv_qp`, so it has to exist first. Zero is the initialised value of the
     // mutex and the condition, and the state RESET.
     let mut qp = Box::new(Qp {
@@ -262,6 +266,39 @@ pub(crate) unsafe extern "C" fn modify_qp(
         // SAFETY: only this op writes the field; a program that modifies a QP does not read it meanwhile.
         unsafe { field!(qp, IbvQp, qp_num, u32).write(qp_num) };
         Ok(())
+    })
+}
+
+/// `gid` is a `union ibv_gid`; the LID means nothing on Ethernet.
+pub(crate) unsafe extern "C" fn attach_mcast(
+    qp: *mut IbvQp,
+    gid: *const [u8; 16],
+    _: u16,
+) -> c_int {
+    edge::status(|| {
+        if gid.is_null() {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: a live QP of ours.
+        let own = unsafe { own(qp) };
+        // SAFETY: the program's GID.
+        own.context.attach_mcast(own.handle, unsafe { gid.read() })
+    })
+}
+
+pub(crate) unsafe extern "C" fn detach_mcast(
+    qp: *mut IbvQp,
+    gid: *const [u8; 16],
+    _: u16,
+) -> c_int {
+    edge::status(|| {
+        if gid.is_null() {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: a live QP of ours.
+        let own = unsafe { own(qp) };
+        // SAFETY: the program's GID.
+        own.context.detach_mcast(own.handle, unsafe { gid.read() })
     })
 }
 

@@ -1,9 +1,9 @@
 //! `ibv_wr_*`: work requests built by calls. They are collected between wr_start and wr_complete, which posts all of them or, when
 //! any of them was wrong, none.
 
-use crate::abi::{IbvDataBuf, IbvMw, IbvMwBindInfo, IbvQpEx};
+use crate::abi::{IbvAh, IbvDataBuf, IbvMw, IbvMwBindInfo, IbvQpEx};
 use crate::qp::{self, QpOwn};
-use crate::{edge, mw};
+use crate::{edge, mw, post};
 use core::cell::UnsafeCell;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering::*};
@@ -120,9 +120,9 @@ pub(crate) fn functions(asked: u64) -> [usize; 22] {
         op(send_ops::SEND, wr_send as *const () as usize),
         op(send_ops::SEND_WITH_IMM, wr_send_imm as *const () as usize),
         op(send_ops::SEND_WITH_INV, wr_send_inv as *const () as usize),
-        // wr_send_tso, wr_set_ud_addr
+        // wr_send_tso
         0,
-        0,
+        wr_set_ud_addr as *const () as usize,
         wr_set_xrc_srqn as *const () as usize,
         wr_set_inline_data as *const () as usize,
         wr_set_inline_data_list as *const () as usize,
@@ -169,13 +169,13 @@ unsafe extern "C" fn wr_complete(qp: *mut IbvQpEx) -> c_int {
     edge::status(|| {
         // SAFETY: a live QP of ours.
         let own = unsafe { own(qp) };
-        let result = post(own, own.builder.state());
+        let result = submit(own, own.builder.state());
         own.builder.unlock();
         result
     })
 }
 
-fn post(own: &QpOwn, state: &mut State) -> Result<()> {
+fn submit(own: &QpOwn, state: &mut State) -> Result<()> {
     if let Some(e) = state.error {
         return Err(e);
     }
@@ -329,6 +329,17 @@ unsafe extern "C" fn wr_atomic_write(qp: *mut IbvQpEx, rkey: u32, addr: u64, dat
 unsafe extern "C" fn wr_set_xrc_srqn(qp: *mut IbvQpEx, number: u32) {
     let change = |_: &mut State, wr: &mut Wr| {
         wr.remote_srqn = number;
+        Ok(())
+    };
+    // SAFETY: called by the program through the QP's own pointer.
+    unsafe { set(qp, change) }
+}
+
+unsafe extern "C" fn wr_set_ud_addr(qp: *mut IbvQpEx, ah: *mut IbvAh, qpn: u32, qkey: u32) {
+    // SAFETY: a live QP of ours.
+    let own = unsafe { own(qp) };
+    let change = |_: &mut State, wr: &mut Wr| {
+        (wr.remote_addr, wr.remote_srqn, wr.rkey) = post::datagram(own, ah, qpn, qkey)?;
         Ok(())
     };
     // SAFETY: called by the program through the QP's own pointer.

@@ -536,6 +536,7 @@ impl Nic for Gaudi {
             no_pin: has(cap::NO_PIN),
             device_memory: has(cap::DRAM_BLOCK),
             lid_path: has(cap::LID_PATH),
+            port_ipv4: has(cap::PORT_IPV4),
         }
     }
 
@@ -545,6 +546,29 @@ impl Nic for Gaudi {
 
     fn random(&mut self) -> u64 {
         kernel::random()
+    }
+
+    fn port_ipv4(&self, port: u8) -> Result<[u8; 4]> {
+        // The table is short; entries that are not there fail.
+        for index in 0..256u32 {
+            let mut entry = uverbs::GidEntry::new_zeroed();
+            let asked = Call::new(obj::DEVICE, device::QUERY_GID_ENTRY)
+                .value(device::query_gid_entry::PORT, 4, u64::from(port))
+                .value(device::query_gid_entry::GID_INDEX, 4, u64::from(index))
+                .value(device::query_gid_entry::FLAGS, 4, 0)
+                .output(device::query_gid_entry::RESP_ENTRY, &mut entry)
+                .run(self.cmd_fd);
+            match asked {
+                Ok(()) => {
+                    if let Some(a) = crate::ud::grh::mapped(&entry.gid) {
+                        return Ok(a);
+                    }
+                }
+                Err(Errno(libc::ENODATA)) => {}
+                Err(_) => break,
+            }
+        }
+        Err(Errno::EOPNOTSUPP)
     }
 
     fn ports(&self) -> u8 {

@@ -4,6 +4,7 @@ pub mod gaudi;
 pub mod kernel;
 #[cfg(test)]
 pub mod sim;
+pub mod udp;
 pub mod user;
 pub mod window;
 
@@ -54,6 +55,8 @@ pub struct Features {
     pub device_memory: bool,
     /// Ports have LIDs, and a path may do without a GRH.
     pub lid_path: bool,
+    /// A port's IPv4 address follows from its MAC and its LID.
+    pub port_ipv4: bool,
 }
 
 /// A native connection.
@@ -217,6 +220,8 @@ pub trait Nic: Send {
     fn qp_stop(&mut self, qp: &mut NativeQp) -> Result<()>;
     fn qp_destroy(&mut self, qp: NativeQp) -> Result<()>;
 
+    /// IPv4 address of a port's Ethernet side. EOPNOTSUPP: it has none.
+    fn port_ipv4(&self, port: u8) -> Result<[u8; 4]>;
     /// Number of IB ports.
     fn ports(&self) -> u8;
     /// Program memory for the device; answers the device address of `addr`. EFAULT when it is not mapped (or not writable).

@@ -284,6 +284,10 @@ impl Nic for SimNic {
         Ok(())
     }
 
+    fn port_ipv4(&self, port: u8) -> Result<[u8; 4]> {
+        Ok(kernel_abi::ext::port_ipv4(self.device, port))
+    }
+
     fn ports(&self) -> u8 {
         2
     }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
+use super::datagrams::Receiver;
 use super::engine::{Engine, limits};
 use super::types::{
-    AhAttr, CqInfo, DeviceAttr, Errno, MrInfo, PortAttr, QpAttr, QpInfo, QpInit, QpQuery, Result,
-    SendWr, Sge, Wc,
+    CqInfo, DeviceAttr, Errno, MrInfo, PortAttr, QpAttr, QpQuery, Result, SendWr, Sge, Wc,
 };
 use crate::native::gaudi::Gaudi;
 use crate::native::kernel::{self, ForkMark, Pv, Word};
@@ -40,6 +40,7 @@ pub struct Context {
     pending: AtomicBool,
     /// Polls so far: the agent leaves a program that polls alone.
     looks: AtomicU64,
+    pub(super) receiver: Receiver,
     stop: AtomicBool,
     /// The agent sleeps until the device or a caller wakes it.
     asleep: AtomicBool,
@@ -71,6 +72,7 @@ impl Context {
             bulk,
             pending: AtomicBool::new(false),
             looks: AtomicU64::new(0),
+            receiver: Receiver::default(),
             stop: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             event_word,
@@ -100,6 +102,7 @@ impl Context {
         if !self.fork.in_owner() || self.stop.swap(true, Ordering::AcqRel) {
             return;
         }
+        self.receiver.end();
         // The agent first: it looks at memory that goes away below.
         self.wake_agent();
         let agent = self.agent.lock().ok().and_then(|mut a| a.take());
@@ -312,16 +315,15 @@ impl Context {
         let mut e = self.enter()?;
         let r = look(&mut e);
         self.looks.store(e.looks, Ordering::Relaxed);
+        self.receiver.looks.store(e.ud.looks, Ordering::Relaxed);
         self.leave(e);
         r
     }
 
     pub fn req_notify_cq(&self, cq: u32, solicited_only: bool) -> Result<()> {
-        self.with(|e| e.req_notify_cq(cq, solicited_only))
-    }
-
-    pub fn create_qp(&self, init: &QpInit) -> Result<QpInfo> {
-        self.with(|e| e.create_qp(init))
+        let r = self.with(|e| e.req_notify_cq(cq, solicited_only));
+        self.receiver.attend();
+        r
     }
 
     pub fn modify_qp(&self, qp: u32, attr: &QpAttr, mask: u32) -> Result<u32> {
@@ -337,14 +339,6 @@ impl Context {
     pub fn destroy_qp(&self, qp: u32, cookie: u64) -> Result<u32> {
         self.with(|e| e.close_qp(qp, cookie))?;
         Ok(self.forget_events(cookie))
-    }
-
-    pub fn create_ah(&self, pd: u32, attr: &AhAttr) -> Result<u32> {
-        self.with(|e| e.create_ah(pd, attr))
-    }
-
-    pub fn destroy_ah(&self, ah: u32) -> Result<()> {
-        self.with(|e| e.destroy_ah(ah))
     }
 
     /// Takes the lock for a list of work requests.
@@ -399,9 +393,9 @@ impl Context {
             max_mw: limits::MAX_MR as i32,
             max_raw_ipv6_qp: 0,
             max_raw_ethy_qp: 0,
-            max_mcast_grp: 0,
-            max_mcast_qp_attach: 0,
-            max_total_mcast_qp_attach: 0,
+            max_mcast_grp: limits::MAX_MCAST_GRP as i32,
+            max_mcast_qp_attach: limits::MAX_MCAST_QP as i32,
+            max_total_mcast_qp_attach: (limits::MAX_MCAST_GRP * limits::MAX_MCAST_QP) as i32,
             max_ah: limits::MAX_AH as i32,
             max_fmr: 0,
             max_map_per_fmr: 0,
@@ -504,7 +498,7 @@ impl Context {
     }
 
     /// A CQ is armed: the program may sleep on its channel although it polled a moment ago.
-    fn someone_sleeps(&self) -> bool {
+    pub(super) fn someone_sleeps(&self) -> bool {
         self.engine.try_lock().is_ok_and(|e| e.someone_sleeps())
     }
 
@@ -554,6 +548,15 @@ impl Context {
         }
         self.leave_agent(e);
         deep
+    }
+
+    /// Work of another thread of ours, unless the context is broken.
+    pub(super) fn background(&self, work: impl FnOnce(&mut Engine<Gaudi>)) {
+        let mut e = self.engine();
+        if !e.broken {
+            work(&mut e);
+        }
+        self.leave_agent(e);
     }
 
     fn leave_agent(&self, mut e: MutexGuard<'_, Engine<Gaudi>>) {

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use super::cq::{Arm, Cq, Moderation, Stamp};
+use super::datagrams::{self, Datagrams};
 use super::mr::{Kind, Mr, MrTable, check_access};
 use super::qp::{AsyncEvent, Env, Pd, Qp};
 use super::queue::{Rq, Sq, Stage};
@@ -35,6 +36,9 @@ pub mod limits {
     /// A power of two: SRQ numbers hold the index in their low bits.
     pub const MAX_SRQ: usize = 8192;
     pub const MAX_XRCD: usize = 4096;
+    pub const MAX_MCAST_GRP: usize = 256;
+    /// QPs in a group.
+    pub const MAX_MCAST_QP: usize = 64;
     pub const MAX_RD_ATOMIC: u8 = 16;
     pub const MAX_MSG: u64 = 1 << 30;
     pub const MAX_MR_SIZE: u64 = 1 << 40;
@@ -56,7 +60,7 @@ pub struct Engine<N: Nic> {
     by_native: Vec<Vec<u32>>,
     /// QPs that progress looks at.
     active: Vec<u32>,
-    ahs: Vec<Option<u32>>,
+    pub(super) ud: Datagrams,
     pub(super) null: Option<NullMemory>,
     pub(super) dms: Vec<Option<Dm>>,
     /// Polls of the program, for the agent: does it look by itself?
@@ -98,7 +102,7 @@ impl<N: Nic> Engine<N> {
             xrcds: Vec::new(),
             by_native: Vec::new(),
             active: Vec::new(),
-            ahs: Vec::new(),
+            ud: Datagrams::default(),
             null: None,
             dms: Vec::new(),
             looks: 0,
@@ -355,6 +359,7 @@ impl<N: Nic> Engine<N> {
         self.looks = self.looks.wrapping_add(1);
         if self.cq(cq)?.entries.is_empty() {
             self.progress();
+            self.look_for_datagrams(Some(cq));
         }
         let q = self.cq(cq)?;
         match q.pop() {
@@ -368,6 +373,7 @@ impl<N: Nic> Engine<N> {
         self.looks = self.looks.wrapping_add(1);
         if self.cq(cq)?.entries.is_empty() {
             self.progress();
+            self.look_for_datagrams(Some(cq));
         }
         let q = self.cq(cq)?;
         let n = q.entries.len().min(out.len());
@@ -385,6 +391,7 @@ impl<N: Nic> Engine<N> {
     /// Arms; an entry that is there already gives its event at once.
     pub fn req_notify_cq(&mut self, cq: u32, solicited_only: bool) -> Result<()> {
         self.progress();
+        self.look_for_datagrams(Some(cq));
         let q = self.cq(cq)?;
         if q.channel.is_none() {
             return Err(Errno::EINVAL);
@@ -412,7 +419,7 @@ impl<N: Nic> Engine<N> {
     pub fn create_qp(&mut self, init: &QpInit) -> Result<QpInfo> {
         let mut init = *init;
         let source = match (init.qp_type, init.srq, init.xrcd) {
-            (qpt::RC | qpt::UC, srq, None) => srq.map(Source::Srq),
+            (qpt::RC | qpt::UC | qpt::UD, srq, None) => srq.map(Source::Srq),
             (qpt::XRC_INI, None, None) => {
                 init.recv_cq = NONE;
                 init.cap.max_recv_wr = 0;
@@ -426,7 +433,9 @@ impl<N: Nic> Engine<N> {
                 init.cap = QpCap::default();
                 Some(Source::Domain(domain))
             }
-            (qpt::RC | qpt::UC | qpt::XRC_INI | qpt::XRC_TGT, ..) => return Err(Errno::EINVAL),
+            (qpt::RC | qpt::UC | qpt::UD | qpt::XRC_INI | qpt::XRC_TGT, ..) => {
+                return Err(Errno::EINVAL);
+            }
             _ => return Err(Errno::EOPNOTSUPP),
         };
         if source.is_some() {
@@ -484,8 +493,14 @@ impl<N: Nic> Engine<N> {
             Some(Source::Domain(_)) => Rq::of_taken(TAKEN, limits::MAX_SGE),
             None => Rq::new(cap.max_recv_wr, cap.max_recv_sge),
         };
-        let native = self.env.nic.qp_create(1, i as u64)?;
-        self.enroll(&native, i as u32);
+        let (native, ud) = if init.qp_type == qpt::UD {
+            let (native, ud) = self.open_datagram(i as u32)?;
+            (native, Some(ud))
+        } else {
+            let native = self.env.nic.qp_create(1, i as u64)?;
+            self.enroll(&native, i as u32);
+            (native, None)
+        };
         let mut attr = QpAttr {
             qp_state: qps::RESET,
             cap,
@@ -504,7 +519,7 @@ impl<N: Nic> Engine<N> {
             state: qps::RESET,
             attr,
             native,
-            sq: if init.qp_type == qpt::XRC_INI {
+            sq: if matches!(init.qp_type, qpt::XRC_INI | qpt::UD) {
                 Sq::addressed(&cap)
             } else {
                 Sq::new(&cap)
@@ -514,6 +529,7 @@ impl<N: Nic> Engine<N> {
             waits_at: None,
             openers: Vec::new(),
             conn: None,
+            ud,
             tell_drained: false,
             active: false,
             idle: 0,
@@ -633,12 +649,17 @@ impl<N: Nic> Engine<N> {
                 } else {
                     qp.native.port
                 };
-                if port != qp.native.port || !qp.native.ready {
+                if qp.ud.is_some() {
+                    self.move_datagram(qp, port)?;
+                } else if port != qp.native.port || !qp.native.ready {
                     self.expel(qp.native.port, qp.native.id);
                     let moved = self.env.nic.qp_init(&mut qp.native, port);
                     self.enroll(&qp.native, qp.handle);
                     moved?;
                 }
+            }
+            (from, to) if qp.ud.is_some() && datagrams::starts(from, to) => {
+                self.start_datagram(qp);
             }
             (qps::INIT, qps::RTR) => self.connect(qp, a)?,
             (qps::RTS, qps::SQD) => {
@@ -650,6 +671,11 @@ impl<N: Nic> Engine<N> {
             _ => {}
         }
         merge(&mut qp.attr, a, mask);
+        if mask & qp_attr::SQ_PSN != 0
+            && let Some(p) = &mut qp.ud
+        {
+            p.start(a.sq_psn);
+        }
         qp.state = next;
         qp.attr.qp_state = next;
         Ok(())
@@ -757,7 +783,11 @@ impl<N: Nic> Engine<N> {
         qp.stop(&mut self.env);
         self.env.unbind_all_of(handle);
         self.active.retain(|&h| h != handle);
-        self.expel(qp.native.port, qp.native.id);
+        if qp.ud.is_some() {
+            self.forget_datagram(handle);
+        } else {
+            self.expel(qp.native.port, qp.native.id);
+        }
         self.purge(qp.number(), qp.send_cq, qp.recv_cq);
         self.link(
             &Links {
@@ -841,6 +871,7 @@ impl<N: Nic> Engine<N> {
                 qp.flush(&mut self.env);
                 self.settle();
             }
+            None if qp.ud.as_ref().is_some_and(|p| p.hungry) => blocked = true,
             None => {}
         }
         Ok(blocked)
@@ -856,6 +887,8 @@ impl<N: Nic> Engine<N> {
                 rc::pump(qp, &mut self.env);
             } else if qp.conn.is_some() {
                 rc::push(qp, &mut self.env);
+            } else if qp.ud.is_some() {
+                self.kick_datagram(handle);
             } else {
                 self.send_without_peer(handle);
             }
@@ -1180,32 +1213,6 @@ impl<N: Nic> Engine<N> {
         }
     }
 
-    // Address handles: UD comes later, but programs create them to test GIDs.
-
-    pub fn create_ah(&mut self, pd: u32, a: &AhAttr) -> Result<u32> {
-        check_path(a, self.env.nic.ports())?;
-        self.use_pd(pd, true)?;
-        match slot_of(&mut self.ahs, limits::MAX_AH) {
-            Ok(i) => {
-                self.ahs[i] = Some(pd);
-                Ok(i as u32)
-            }
-            Err(e) => {
-                self.use_pd(pd, false)?;
-                Err(e)
-            }
-        }
-    }
-
-    pub fn destroy_ah(&mut self, ah: u32) -> Result<()> {
-        let pd = self
-            .ahs
-            .get_mut(ah as usize)
-            .and_then(Option::take)
-            .ok_or(Errno::EINVAL)?;
-        self.use_pd(pd, false)
-    }
-
     /// The context ends: nothing is left behind at the device.
     pub fn shut_down(&mut self) {
         for h in 0..self.qps.len() as u32 {
@@ -1338,7 +1345,7 @@ fn check_type(qp_type: u32, wr: &SendWr<'_>) -> Result<()> {
     if known { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-fn check_path(a: &AhAttr, ports: u8) -> Result<()> {
+pub(super) fn check_path(a: &AhAttr, ports: u8) -> Result<()> {
     // RoCE has no address without a GRH.
     if a.is_global == 0
         || a.port_num == 0

@@ -2,6 +2,7 @@
 
 pub mod context;
 pub mod cq;
+mod datagrams;
 pub mod engine;
 pub mod extended;
 pub mod mr;

@@ -9,6 +9,7 @@ use super::srq::{Source, Srq};
 use super::types::{QpAttr, QpCap, Wc};
 use crate::native::{NativeQp, Nic};
 use crate::rc::conn::Conn;
+use crate::ud::port::Port;
 use kernel_abi::verbs::{event, qps, send_flag, wc_opcode, wc_status, wr_opcode};
 
 /// An asynchronous event for the program: IBV_EVENT_* and its element.
@@ -94,6 +95,8 @@ pub struct Qp {
     /// Further handles on an XRC receive QP.
     pub openers: Vec<u64>,
     pub conn: Option<Box<Conn>>,
+    /// UD: the socket.
+    pub ud: Option<Box<Port>>,
     /// Something of it was completed natively: look, even if the peer is quiet.
     pub nudged: bool,
     /// The program wants to hear when the send queue has drained (IBTA 10.3.1.6).

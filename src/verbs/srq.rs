@@ -46,7 +46,7 @@ pub struct Srq {
 }
 
 impl Srq {
-    fn posted(&self) -> u32 {
+    pub fn posted(&self) -> u32 {
         self.rq.tail.wrapping_sub(self.rq.next)
     }
 
@@ -271,9 +271,13 @@ impl<N: Nic> Engine<N> {
                 break;
             };
             self.activate(h);
-            if let Some(Some(qp)) = self.qps.get_mut(h as usize) {
+            if let Some(Some(qp)) = self.qps.get_mut(h as usize)
+                && qp.ud.is_none()
+            {
                 qp.waits_at = None;
                 rc::pump(qp, &mut self.env);
+            } else {
+                self.feed_datagram(h);
             }
         }
         self.settle();

@@ -229,12 +229,14 @@ pub struct SendWr<'a> {
     pub flags: u32,
     /// Immediate (big-endian, as given) or rkey to invalidate.
     pub imm: u32,
+    /// UD: the address handle.
     pub remote_addr: u64,
+    /// UD: the qkey.
     pub rkey: u32,
     /// compare_add and swap of atomics.
     pub compare_add: u64,
     pub swap: u64,
-    /// XRC: number of the SRQ that the request goes to.
+    /// XRC: number of the SRQ that the request goes to. UD: the QPN.
     pub remote_srqn: u32,
     /// With `IBV_SEND_INLINE` the data is read at `addr` without looking at `lkey`.
     pub sges: &'a [Sge],
