@@ -2,6 +2,7 @@
  *
  * Usage: access SECOND_DEVICE. The other process owns the memory that is attacked and serves commands; while it waits for one it
  * does not poll. All cases run; the exit code is 1 when one failed. */
+#define _GNU_SOURCE
 #include "util.h"
 
 #define AREA (8 * PAGE)
@@ -46,7 +47,12 @@ static void owner(int fd)
 {
     struct node n = open_node(second);
     struct ibv_pd *other = ibv_alloc_pd(n.ctx);
-    unsigned char *area = pages(AREA), *receive = pages(16 * PAGE), *gone = pages(PAGE), *shadow = malloc(AREA + 16 * PAGE);
+    unsigned char *area = pages(AREA), *receive = pages(16 * PAGE), *shadow = malloc(AREA + 16 * PAGE);
+    /* A page of a file that is cut off later: the address stays taken, so that nothing else comes to stand there. */
+    int file = memfd_create("gone", MFD_CLOEXEC);
+    CHECK(file >= 0 && !ftruncate(file, PAGE));
+    unsigned char *gone = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    CHECK(gone != MAP_FAILED);
     fill(area, AREA, 1);
     fill(receive, 16 * PAGE, 2);
     int no_write = IBV_ACCESS_REMOTE_READ;
@@ -62,7 +68,7 @@ static void owner(int fd)
     struct ibv_mr *read_only = ibv_reg_mr(n.pd, receive, 16 * PAGE, 0);
     struct ibv_mr *other_pd = ibv_reg_mr(other, receive, 16 * PAGE, IBV_ACCESS_LOCAL_WRITE);
     CHECK(good && read_only && other_pd);
-    CHECK(!munmap(gone, PAGE));
+    CHECK(!ftruncate(file, 0));
     struct keys keys;
     for (int i = 0; i < KEYS; i++) {
         CHECK(mr[i]);
@@ -286,7 +292,7 @@ static void remote_keys(void)
     refused("no remote right", keys.address[KEY_LOCAL], keys.rkey[KEY_LOCAL], 100, 0, no, no);
     /* The QP does not take WRITEs: IBA lets it be called an invalid request. */
     refused("QP without remote write", at, rkey, 100, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ, no, IBV_WC_REM_INV_REQ_ERR);
-    refused("memory that was unmapped", keys.address[KEY_GONE], keys.rkey[KEY_GONE], 100, 0, IBV_WC_REM_OP_ERR, no);
+    refused("memory that is not there any more", keys.address[KEY_GONE], keys.rkey[KEY_GONE], 100, 0, IBV_WC_REM_OP_ERR, no);
 
     what = "revoked";
     struct ibv_qp *qp = pair((struct command){.receives = 1, .receive_len = PAGE}, 7);
