@@ -6,7 +6,7 @@
 mod abi;
 
 use core::mem::offset_of;
-use gaudi_verbs::{AhAttr, DeviceAttr, GlobalRoute, PortAttr, QpAttr, QpCap, Sge, Wc};
+use gaudi_verbs::{AhAttr, DeviceAttr, GlobalRoute, PortAttr, QpAttr, QpCap, Sge, SrqAttr, Wc};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::process::Command;
@@ -57,6 +57,12 @@ fn all() -> Vec<Declared> {
         declared!(abi::IbvModifyCqAttr, "ibv_modify_cq_attr": attr_mask, cq_count = "moderate.cq_count",
             cq_period = "moderate.cq_period"),
         declared!(abi::IbvTd, "ibv_td": context),
+        declared!(abi::IbvSrq, "ibv_srq": context, srq_context, pd, handle, mutex, cond, events_completed),
+        declared!(abi::IbvSrqInitAttr, "ibv_srq_init_attr": srq_context, attr),
+        declared!(abi::IbvSrqInitAttrEx, "ibv_srq_init_attr_ex": srq_context, attr, comp_mask, srq_type, pd, xrcd, cq, tm_cap),
+        declared!(SrqAttr, "ibv_srq_attr": max_wr, max_sge, srq_limit),
+        declared!(abi::IbvXrcdInitAttr, "ibv_xrcd_init_attr": comp_mask, fd, oflags),
+        declared!(abi::IbvQpOpenAttr, "ibv_qp_open_attr": comp_mask, qp_num, xrcd, qp_context, qp_type),
         declared!(abi::IbvParentDomainInitAttr, "ibv_parent_domain_init_attr": pd, td, comp_mask, alloc, free, pd_context),
         declared!(abi::IbvMw, "ibv_mw": context, pd, rkey, handle, kind = "type"),
         declared!(abi::IbvMwBindInfo, "ibv_mw_bind_info": mr, addr, length, access = "mw_access_flags"),
@@ -95,7 +101,16 @@ fn all() -> Vec<Declared> {
 const GROWN: [&str; 2] = ["ibv_qp_ex", "ibv_port_attr"];
 
 /// Numbers that `abi` takes from the header's enums and unions.
-const CONSTANTS: [(&str, usize); 16] = [
+const CONSTANTS: [(&str, usize); 22] = [
+    ("IBV_QP_INIT_ATTR_XRCD", abi::qp_init::XRCD as usize),
+    ("IBV_QPT_XRC_SEND", abi::qpt::XRC_INI as usize),
+    ("IBV_QPT_XRC_RECV", abi::qpt::XRC_TGT as usize),
+    ("IBV_SRQT_XRC", abi::srq_type::XRC as usize),
+    ("IBV_SRQ_INIT_ATTR_CQ", abi::srq_init::CQ as usize),
+    (
+        "offsetof(struct ibv_send_wr, qp_type.xrc.remote_srqn)",
+        offset_of!(abi::IbvSendWr, qp_type),
+    ),
     ("IBV_QP_INIT_ATTR_PD", abi::qp_init::PD as usize),
     (
         "IBV_QP_INIT_ATTR_CREATE_FLAGS",
