@@ -200,6 +200,7 @@ impl Nic for SimNic {
             no_pin: true,
             device_memory: true,
             lid_path: false,
+            port_ipv4: true,
         }
     }
 
