@@ -256,7 +256,9 @@ impl<N: Nic> Engine<N> {
     pub fn post_srq_recv(&mut self, srq: u32, wr_id: u64, sges: &[Sge]) -> Result<bool> {
         let s = self.env.srq(srq)?;
         s.rq.push(wr_id, sges)?;
-        Ok(!s.waiting.is_empty())
+        let wanted = !s.waiting.is_empty();
+        self.env.provide_all(sges);
+        Ok(wanted)
     }
 
     /// After a list of receives: the messages that waited go on, as far as the receives reach.
