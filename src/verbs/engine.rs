@@ -1128,7 +1128,9 @@ impl<N: Nic> Engine<N> {
         }
         let Some(mut c) = qp.conn.take() else { return };
         let status = match code {
-            syndrome::TIMER_RETRY | syndrome::REQ_RX_RETRY => wc_status::RETRY_EXC_ERR,
+            syndrome::TIMER_RETRY => wc_status::RETRY_EXC_ERR,
+            // The key was right, we checked it: the memory behind it is gone (hazard 12).
+            syndrome::REQ_RX_RETRY => wc_status::REM_OP_ERR,
             syndrome::RX_RKEY => wc_status::REM_ACCESS_ERR,
             0x41..=0x46 | 0x80..=0x9f => wc_status::LOC_QP_OP_ERR,
             0xf0 => wc_status::LOC_PROT_ERR,
