@@ -266,9 +266,16 @@ impl<N: Nic> Engine<N> {
                 let mut i = q.sq.head;
                 while i != q.sq.issued {
                     let e = q.sq.at(i);
-                    if matches!(e.stage, Stage::Native | Stage::Rendezvous | Stage::Answer)
-                        && q.sq.sges(i).iter().any(|s| s.lkey == key && s.length != 0)
-                    {
+                    // A copied SEND needs its memory no more; payload of a large one and data before an IMM may still be on their way.
+                    let reads = match e.stage {
+                        Stage::Native | Stage::Rendezvous | Stage::Answer => true,
+                        Stage::Ack => {
+                            e.len > msg::EAGER_MAX as u64
+                                || e.opcode == wr_opcode::RDMA_WRITE_WITH_IMM
+                        }
+                        _ => false,
+                    };
+                    if reads && q.sq.sges(i).iter().any(|s| s.lkey == key && s.length != 0) {
                         return true;
                     }
                     i = i.wrapping_add(1);
