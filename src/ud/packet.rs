@@ -35,7 +35,7 @@ pub struct Flow {
 }
 
 impl Header {
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         HEADERS + self.immediate.map_or(0, |i| i.len())
     }
 
@@ -65,7 +65,7 @@ impl Header {
 pub fn seal(h: &Header, packet: &mut [u8], len: usize, flow: &Flow) -> usize {
     let pad = len.wrapping_neg() % 4;
     h.write(packet, pad);
-    let end = h.len() + len;
+    let end = h.size() + len;
     packet[end..end + pad].fill(0);
     let crc = icrc(&packet[..end + pad], flow);
     packet[end + pad..end + pad + ICRC].copy_from_slice(&crc.to_le_bytes());
@@ -99,8 +99,8 @@ pub fn open(packet: &[u8], flow: &Flow) -> Option<(Header, core::ops::Range<usiz
         link_local: packet[16] & 1 != 0,
     };
     let pad = usize::from(packet[1] >> 4 & 3);
-    let end = body.checked_sub(pad).filter(|end| *end >= h.len())?;
-    (end - h.len() <= super::MTU).then(|| (h, h.len()..end))
+    let end = body.checked_sub(pad).filter(|end| *end >= h.size())?;
+    (end - h.size() <= super::MTU).then(|| (h, h.size()..end))
 }
 
 /// The invariant CRC: fields that routers may change count as ones (A17.3.3). `body` is everything behind UDP's header but the CRC.
@@ -160,7 +160,7 @@ mod tests {
 
     fn make(h: &Header, payload: &[u8], flow: &Flow) -> Vec<u8> {
         let mut packet = vec![0xee; MAX_PACKET];
-        packet[h.len()..h.len() + payload.len()].copy_from_slice(payload);
+        packet[h.size()..h.size() + payload.len()].copy_from_slice(payload);
         let n = seal(h, &mut packet, payload.len(), flow);
         packet.truncate(n);
         packet

@@ -175,7 +175,7 @@ fn send_one<N: Nic>(
         psn: port.psn,
         link_local: ah.link_local,
     };
-    gather(qp, env, i, &mut scratch.tx[h.len()..])?;
+    gather(qp, env, i, &mut scratch.tx[h.size()..])?;
     let to = if ah.group {
         (ah.to, UDP_GROUPS)
     } else {

@@ -8,7 +8,7 @@ mod process;
 
 pub use build::{artefact, workspace};
 pub use fabric::Fabric;
-pub use helper::compile;
+pub use helper::{compile, compile_with};
 pub use perftest::{bandwidths, rows};
 pub use process::{Finished, Running, run_pair, spawn, start_pair};
 
