@@ -54,7 +54,7 @@ test:
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 	    $(CARGO) nextest run --release --workspace && $(CARGO) test --release --workspace --doc --quiet; \
 	else \
-	    $(CARGO) test --release --workspace; \
+	    $(CARGO) test --release --workspace -- --test-threads=1; \
 	fi
 
 bench:
