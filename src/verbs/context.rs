@@ -530,22 +530,15 @@ impl Context {
         }
         e.run_timers();
         *quiet = if news { 0 } else { quiet.saturating_add(1) };
-        let mut deep = false;
-        if e.someone_sleeps() {
-            e.rest();
-        }
-        if *quiet >= 2 {
-            e.cool_down();
-            // Deep sleep needs a device that can wake us.
-            if *quiet >= QUIET_TICKS
-                && e.watched() == 0
-                && e.env.nic.features().cq_notify
-                && !e.env.timers
-                && !self.pending.load(Ordering::Relaxed)
-            {
-                deep = !e.env.nic.arm();
-            }
-        }
+        // Nobody polls: whatever comes next must wake us, not wait for the tick.
+        e.rest();
+        // Deep sleep needs a device that can wake us, and nothing that only time brings forward.
+        let deep = *quiet >= QUIET_TICKS
+            && e.watched() == 0
+            && e.env.nic.features().cq_notify
+            && !e.env.timers
+            && !self.pending.load(Ordering::Relaxed)
+            && !e.env.nic.arm();
         self.leave_agent(e);
         deep
     }
