@@ -101,8 +101,20 @@ impl<N: Nic> Engine<N> {
             return Ok(());
         }
         let watch = self.watch()?;
-        let (native, port) = self.datagram_port(to)?;
-        watch.add(port.fd())?;
+        let (native, mut port) = self.datagram_port(to)?;
+        // Attachments move along.
+        let groups: Vec<[u8; 16]> = qp.ud.iter().flat_map(|p| p.groups().copied()).collect();
+        let watched = watch.add(port.fd()).and_then(|()| {
+            groups.into_iter().try_for_each(|gid| match port.attach(gid)? {
+                Some(fd) => watch.add(fd),
+                None => Ok(()),
+            })
+        });
+        if let Err(e) = watched {
+            drop(port);
+            let _ = self.env.nic.qp_destroy(native);
+            return Err(e);
+        }
         qp.ud = Some(Box::new(port));
         let old = std::mem::replace(&mut qp.native, native);
         self.env.nic.qp_destroy(old)
