@@ -64,10 +64,6 @@ fn hbl_devices_are_in_the_tree() {
         "../../../bus/pci/drivers/hbl\n"
     );
     assert_eq!(
-        fabric.run("ls", &["/sys/class/infiniband/hbl_0/device/net/"]),
-        "lo\n"
-    );
-    assert_eq!(
         fabric.run("stat", &["-L", "-c", "%F %t:%T", "/dev/char/231:192"]),
         "character special file e7:c0\n"
     );
