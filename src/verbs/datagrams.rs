@@ -105,10 +105,12 @@ impl<N: Nic> Engine<N> {
         // Attachments move along.
         let groups: Vec<[u8; 16]> = qp.ud.iter().flat_map(|p| p.groups().copied()).collect();
         let watched = watch.add(port.fd()).and_then(|()| {
-            groups.into_iter().try_for_each(|gid| match port.attach(gid)? {
-                Some(fd) => watch.add(fd),
-                None => Ok(()),
-            })
+            groups
+                .into_iter()
+                .try_for_each(|gid| match port.attach(gid)? {
+                    Some(fd) => watch.add(fd),
+                    None => Ok(()),
+                })
         });
         if let Err(e) = watched {
             drop(port);
