@@ -1244,6 +1244,11 @@ impl<N: Nic> Engine<N> {
                 log::debug!("closing: MR {m}: {e}");
             }
         }
+        for d in std::mem::take(&mut self.dms).into_iter().flatten() {
+            if let Err(e) = self.env.nic.dm_free(d.memory) {
+                log::debug!("closing: device memory: {e}");
+            }
+        }
         self.broken = true;
     }
 }

@@ -419,3 +419,85 @@ fn eight_bytes_are_written_at_once() {
         wc_status::LOC_LEN_ERR
     );
 }
+
+/// Whatever the order of WRITEs, looks and invalidations: once an invalidation has completed at its owner nothing of the window changes
+/// any more (hazard 6).
+#[test]
+fn nothing_is_written_after_an_invalidation_has_completed() {
+    let mut late = 0;
+    for seed in 1..400u64 {
+        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut roll = |n: u64| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            dice % n
+        };
+        let f = Fabric::default();
+        let (mut a, mut b) = pair(&f, 8192, 32, 7);
+        let mr = bindable(&mut b);
+        let type_2 = roll(3) != 0;
+        let mw = b.e.alloc_mw(b.pd, type_2).unwrap();
+        let (key, addr) = (mw.rkey + 1, b.at(0));
+        b.post(&bind(key, mr, addr, 4096, REMOTE));
+        ok(&collect(&mut a, &mut b, 0, 1).1);
+        for i in 0..4 {
+            b.recv(900 + i, 4096, 4096);
+        }
+        f.lock().delayed = true;
+        let remote = type_2 && roll(2) == 0;
+        let (writes, when) = (3 + roll(8), roll(300));
+        let (mut posted, mut asked, mut done_at) = (0, false, None);
+        for turn in 0..3000u64 {
+            match roll(4) {
+                0 | 1 => {
+                    f.step(roll(8) as usize);
+                }
+                2 => drop(a.poll()),
+                _ => {
+                    for w in b.poll() {
+                        let inv =
+                            w.wr_id == 78 || w.wc_flags & wc_flag::WITH_INV != 0 || w.wr_id == 77;
+                        if inv && w.status == wc_status::SUCCESS && done_at.is_none() {
+                            done_at = Some(b.mem[..4096].to_vec());
+                        }
+                    }
+                }
+            }
+            if posted < writes && roll(40) == 0 {
+                posted += 1;
+                late += u32::from(done_at.is_some());
+                a.mem[..64].fill(turn as u8 | 1);
+                let s = [a.sge(0, 1 + roll(64) as usize)];
+                let to = (addr + roll(4000), key);
+                // The QP may have failed meanwhile.
+                let _ =
+                    a.e.post_send(a.qp, &wr(posted, wr_opcode::RDMA_WRITE, &s, to));
+                a.e.kick(a.qp);
+            }
+            if !asked && turn >= when {
+                asked = true;
+                if remote {
+                    let s = [a.sge(128, 16 + 6000 * (roll(2) as usize))];
+                    let send = SendWr {
+                        imm: key,
+                        ..wr(70, wr_opcode::SEND_WITH_INV, &s, (0, 0))
+                    };
+                    let _ = a.e.post_send(a.qp, &send);
+                    a.e.kick(a.qp);
+                } else if type_2 {
+                    b.post(&invalidate(key));
+                } else {
+                    b.post(&bind(key + 1, mr, 0, 0, 0));
+                }
+            }
+        }
+        if let Some(then) = done_at {
+            assert!(b.mem[..4096] == then[..], "seed {seed}: written afterwards");
+        } else {
+            let dead = b.e.query_qp(b.qp).unwrap().attr.qp_state == kernel_abi::verbs::qps::ERR;
+            assert!(dead, "seed {seed}: the invalidation did not complete");
+        }
+    }
+    assert!(late > 100, "the schedules were too kind: {late}");
+}
