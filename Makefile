@@ -15,7 +15,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RUN_PACKAGES   := libibverbs1 ibverbs-utils ibverbs-providers perftest
 BUILD_PACKAGES := gcc libc6-dev
 TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils libibverbs-dev python3-pyverbs rdma-core iproute2 ucx-utils openmpi-bin libopenmpi-dev
-BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) ucx-utils
+BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) libibverbs-dev ucx-utils
 
 .PHONY: all build demo test bench lint install clean
 
@@ -60,6 +60,7 @@ test:
 bench:
 	$(call packages,$(BENCH_PACKAGES))
 	$(CARGO) build --release
+	$(TARGET)/release/setup
 	$(TARGET)/release/gaudi-bench
 
 # gaudi-soft finds the libraries in ../lib/gaudi-verbs.

@@ -20,7 +20,7 @@ pub const MAILBOX_BASE: u64 = 0xFFF0_7800_0000_0000;
 /// Device address space per QP.
 pub const MAILBOX_STRIDE: u64 = 64 << 10;
 /// Bytes of it that are backed by memory.
-pub const MAILBOX_BYTES: usize = 52 << 10;
+pub const MAILBOX_BYTES: usize = 40 << 10;
 /// Native ids per port.
 pub const IDS_PER_PORT: u32 = 8192;
 

@@ -10,20 +10,20 @@ pub const LINE: usize = 64;
 pub const ACK: usize = 0x0000;
 pub const HELLO: usize = 0x0080;
 pub const ABORT: usize = 0x0100;
-pub const RESPONSE: usize = 0x1000;
-pub const REQUEST: usize = 0x2000;
-pub const STAGE_ACK: usize = 0x6000;
-pub const STAGE_HELLO: usize = 0x6080;
-pub const STAGE_ABORT: usize = 0x6100;
-pub const STAGE_RESPONSE: usize = 0x7000;
-pub const STAGE_REQUEST: usize = 0x8000;
+pub const RESPONSE: usize = 0x0800;
+pub const REQUEST: usize = 0x1000;
+pub const STAGE_ACK: usize = 0x5000;
+pub const STAGE_HELLO: usize = 0x5080;
+pub const STAGE_ABORT: usize = 0x5100;
+pub const STAGE_RESPONSE: usize = 0x5800;
+pub const STAGE_REQUEST: usize = 0x6000;
 /// Inline data of RDMA WRITEs on its way: slots of 256 bytes.
-pub const STAGE_INLINE: usize = 0xC000;
-pub const INLINE_SLOTS: usize = 16;
+pub const STAGE_INLINE: usize = 0x5200;
+pub const INLINE_SLOTS: usize = 6;
 /// Most inline data of a request.
 pub const INLINE_MAX: usize = 256;
 pub const REQUEST_LINES: u32 = 256;
-pub const RESPONSE_LINES: u32 = 64;
+pub const RESPONSE_LINES: u32 = 32;
 pub const HELLO_BYTES: usize = 64;
 pub const ACK_BYTES: usize = 64;
 
