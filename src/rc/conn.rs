@@ -98,6 +98,8 @@ pub struct Conn {
     pub receives_used: u32,
     /// Responses (and FINs) that we wait for: places taken in our response ring.
     pub expected: u32,
+    /// Payloads that the peer was told to send: places taken by their FINs.
+    pub invited: u32,
     in_seq: u32,
     in_slot: u32,
     /// Lines per place and places of our response ring, once the peer's HELLO has told.
@@ -202,6 +204,7 @@ impl Conn {
             last_imm: None,
             receives_used: 0,
             expected: 0,
+            invited: 0,
             in_seq: 0,
             in_slot: 0,
             in_slots: (1, 1),
@@ -271,6 +274,7 @@ impl Conn {
     pub fn waiting(&self) -> bool {
         self.outstanding() != 0
             || self.expected != 0
+            || self.invited != 0
             || self.revoking.is_some()
             || super::uc::holds_message(self)
             || self.invalidating
@@ -288,9 +292,20 @@ impl Conn {
         (lines, msg::RESPONSE_LINES / lines)
     }
 
-    /// May we ask for one more response? Two places stay for revocation and its acknowledgement.
+    /// Places of our response ring for each purpose. Two stay for revocation and its acknowledgement; requests of ours may take one half of
+    /// the others and payloads of the peer the other half: were they to share, two ends full of requests could answer none (hazard 8).
+    fn half(&self) -> u32 {
+        self.in_slots.1.saturating_sub(2) / 2
+    }
+
+    /// May we ask for one more response?
     pub fn may_expect(&self) -> bool {
-        self.hello.is_some() && self.expected + 2 < self.in_slots.1
+        self.hello.is_some() && self.expected < self.half()
+    }
+
+    /// May we let the peer send one more payload, whose FIN takes a place?
+    pub fn may_invite(&self) -> bool {
+        self.hello.is_some() && self.invited < self.half()
     }
 
     fn write<N: Nic>(

@@ -855,7 +855,12 @@ pub fn response<N: Nic>(
         _ => false,
     };
     if taken {
-        c.expected = c.expected.saturating_sub(1);
+        let places = if h.kind == kind::FIN {
+            &mut c.invited
+        } else {
+            &mut c.expected
+        };
+        *places = places.saturating_sub(1);
     }
     taken
 }

@@ -302,7 +302,7 @@ fn rts<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Outco
         tell(qp, env, event::QP_REQ_ERR);
         return Outcome::Refused(nak::INVALID_REQUEST);
     }
-    if !c.may_expect() {
+    if !c.may_invite() {
         return Outcome::Blocked;
     }
     if let Some(outcome) = invalidated(qp, c, env, h) {
@@ -338,7 +338,7 @@ fn rts<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> Outco
         flags: h.flags,
         finished: false,
     });
-    c.expected += 1;
+    c.invited += 1;
     c.responses.push_back(Response::Cts { seq: h.seq, list });
     Outcome::Executed
 }

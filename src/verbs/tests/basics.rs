@@ -445,3 +445,32 @@ fn many_outstanding_messages_wrap_the_rings() {
     }
     assert_eq!(done, (5000, 5000));
 }
+
+#[test]
+fn both_ends_full_of_large_sends_answer_each_other() {
+    let f = Fabric::default();
+    let (mut a, mut b) = pair(&f, 1 << 16, 128, 7);
+    // They know each other already.
+    a.recv(0, 0, 64);
+    b.recv(0, 0, 64);
+    a.send(0, wr_opcode::SEND, 0, 8, (0, 0));
+    b.send(0, wr_opcode::SEND, 0, 8, (0, 0));
+    collect(&mut a, &mut b, 2, 2);
+    for i in 0..100 {
+        a.recv(i, 32768, 16384);
+        b.recv(i, 32768, 16384);
+    }
+    // All requests are on their way before either end looks at the other's.
+    f.lock().delayed = true;
+    for i in 0..100 {
+        a.send(i, wr_opcode::SEND, 0, 10_000, (0, 0));
+        b.send(i, wr_opcode::SEND, 0, 10_000, (0, 0));
+    }
+    for k in 0..200 {
+        f.step(k);
+    }
+    f.lock().delayed = false;
+    let (va, vb) = collect(&mut a, &mut b, 200, 200);
+    ok(&va);
+    ok(&vb);
+}
