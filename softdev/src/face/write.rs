@@ -148,6 +148,7 @@ mod tests {
 
     #[test]
     fn legacy_lengths() {
+        usermem::arm();
         let at = |in_words, out_words, count| {
             let header = WriteHdr {
                 command: cmd::ALLOC_PD,
