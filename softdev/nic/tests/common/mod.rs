@@ -1,6 +1,8 @@
 //! A program on the soft NIC: contexts, QPs with their rings mapped, CQs, and helper processes.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses some of it")]
 
+pub mod pair;
+
 use gaudi_softnic::*;
 use kernel_abi::gaudi2::{Cqe, Doorbell, RecvWqe, SendWqe, comp_type};
 use std::io::{BufRead, BufReader, Write};

@@ -1,0 +1,157 @@
+//! The peer's ack line, NAKs, retries, and the end of a connection.
+
+use super::{fail_entry, retire};
+use crate::native::Nic;
+use crate::rc::conn::{Conn, Rnr};
+use crate::rc::msg::{self, nak};
+use crate::rc::uc;
+use crate::verbs::qp::{AsyncEvent, Env, Qp};
+use crate::verbs::queue::Stage;
+use kernel_abi::verbs::{event, wc_status};
+
+/// Looks at the ack line. True when it moved.
+#[inline]
+pub fn hear_acks<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
+    let line = msg::AckLine::load(&c.win);
+    if line == c.ack || line.echo != c.nonce {
+        return false;
+    }
+    // From another process: what it claims must lie within what we sent.
+    if !msg::reached(c.tx_seq, line.acked) || !msg::reached(line.acked, c.ack.acked) {
+        log::error!(
+            "QP {:#x}: corrupt acknowledgement {} (sent {}, acknowledged {})",
+            qp.number(),
+            line.acked,
+            c.tx_seq,
+            c.ack.acked
+        );
+        fatal(qp, c, env, wc_status::BAD_RESP_ERR);
+        return true;
+    }
+    let moved = line.acked != c.ack.acked;
+    c.ack = line;
+    c.heard = line.words();
+    if moved {
+        c.waiting_since = 0;
+        if c.rnr.is_some_and(|r| msg::reached(line.acked, r.seq)) {
+            c.rnr = None;
+        }
+    }
+    if line.nak_code != 0 && !uc::is(qp) {
+        heed_nak(qp, c, env);
+    }
+    true
+}
+
+fn heed_nak<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
+    let line = c.ack;
+    if msg::reached(line.acked, line.nak_seq) || !msg::reached(c.tx_seq, line.nak_seq) {
+        return; // settled, or not ours
+    }
+    if line.nak_code == nak::RNR {
+        if c.rnr.is_none_or(|r| r.seq != line.nak_seq) {
+            let retry = qp.attr.rnr_retry;
+            c.rnr = Some(Rnr {
+                seq: line.nak_seq,
+                deadline: env.nic.now() + msg::rnr_timer_us(line.nak_timer) * 1000,
+                left: retry,
+            });
+            env.timers = true;
+            if retry == 0 {
+                rnr_exceeded(qp, c, env, line.nak_seq);
+            }
+        }
+        return;
+    }
+    let status = match line.nak_code {
+        nak::INVALID_REQUEST => wc_status::REM_INV_REQ_ERR,
+        nak::REMOTE_ACCESS => wc_status::REM_ACCESS_ERR,
+        nak::REMOTE_OPERATION => wc_status::REM_OP_ERR,
+        _ => wc_status::GENERAL_ERR,
+    };
+    fail_seq(qp, c, env, line.nak_seq, status);
+}
+
+/// The entry whose request has number `seq` (or the first behind it, for a request that served another) fails.
+fn fail_seq<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, seq: u32, status: u32) {
+    retire(qp, c, env);
+    let mut i = qp.sq.head;
+    while i != qp.sq.tail {
+        let e = *qp.sq.at(i);
+        let started = matches!(e.stage, Stage::Ack | Stage::Rendezvous | Stage::Answer);
+        if (started && msg::reached(e.seq, seq)) || matches!(e.stage, Stage::Queued | Stage::Key) {
+            if !started && i == qp.sq.issued {
+                qp.sq.issued = i.wrapping_add(1);
+            }
+            fail_entry(qp, i, status);
+            break;
+        }
+        i = i.wrapping_add(1);
+    }
+    retire(qp, c, env);
+}
+
+fn rnr_exceeded<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, seq: u32) {
+    c.abort_from(&mut env.nic, &mut qp.native, seq);
+    c.rnr = None;
+    fail_seq(qp, c, env, seq, wc_status::RNR_RETRY_EXC_ERR);
+}
+
+/// The connection is lost: the oldest request fails with `status`, or a receiver hears of it by a flush.
+pub fn fatal<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, status: u32) {
+    retire(qp, c, env);
+    if uc::is(qp) {
+        c.dead = true;
+        return;
+    }
+    if qp.sq.head != qp.sq.tail && !c.dead {
+        let head = qp.sq.head;
+        if head == qp.sq.issued {
+            qp.sq.issued = head.wrapping_add(1);
+        }
+        fail_entry(qp, head, status);
+    } else if !c.dead {
+        env.events.push(AsyncEvent {
+            element: qp.cookie,
+            event: event::QP_FATAL,
+        });
+    }
+    c.dead = true;
+}
+
+/// RNR timers, and the transport's evidence that a peer is gone. `now` in nanoseconds.
+pub fn timers<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, now: u64) {
+    if let Some(r) = c.rnr {
+        if now >= r.deadline {
+            // The responder still has the message: a retry is another look at it. Seven means for ever (IBTA 9.9.2.1.1).
+            if r.left == 0 {
+                rnr_exceeded(qp, c, env, r.seq);
+            } else {
+                let left = if qp.attr.rnr_retry == 7 {
+                    7
+                } else {
+                    r.left - 1
+                };
+                c.rnr = Some(Rnr {
+                    seq: r.seq,
+                    deadline: now + msg::rnr_timer_us(c.ack.nak_timer) * 1000,
+                    left,
+                });
+            }
+        }
+        env.timers = true;
+    }
+    if uc::gave_up(qp, c, env) {
+        c.dead = true;
+    }
+    if !c.dead && c.waiting() && qp.attr.timeout != 0 {
+        // IBTA 9.7.6.1.3: 4.096 us * 2^timeout, retried; never less than a busy machine needs to run the peer's modify_qp.
+        let period = 4096u64 << qp.attr.timeout.min(31);
+        let limit_us =
+            (period.saturating_mul(u64::from(qp.attr.retry_cnt) + 1) / 1000).max(200_000);
+        let stalled = env.nic.stalled_us(&qp.native);
+        if stalled > limit_us {
+            fatal(qp, c, env, wc_status::RETRY_EXC_ERR);
+        }
+    }
+}
