@@ -485,6 +485,10 @@ impl Context {
             if self.stop.load(Ordering::Acquire) {
                 break;
             }
+            // The answer to a READ is bulk work that only we can do here: a tick for each would be a thousandth of the speed.
+            if !polled && self.pending.load(Ordering::Relaxed) {
+                continue;
+            }
             match self.event_word {
                 Some(w) if deep => {
                     self.asleep.store(true, Ordering::SeqCst);
