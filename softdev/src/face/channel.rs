@@ -54,7 +54,7 @@ impl Channel {
         rustix::fs::fcntl_setfl(&write, OFlags::DIRECT | OFlags::NONBLOCK)?;
         // A page per event; users above their pipe allowance stay with the default of 16 events.
         let _ = rustix::pipe::fcntl_setpipe_size(&write, CAPACITY * 4096);
-        let path = format!("/proc/self/fd/{}", write.as_raw_fd());
+        let path = format!("/proc/thread-self/fd/{}", write.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let read = high(rustix::fs::open(path, flags, Mode::empty())?)?;
         let st = rustix::fs::fstat(&program)?;

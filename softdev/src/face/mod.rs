@@ -149,8 +149,7 @@ fn open_node(face: &Face, node: Node, flags: i32) -> Result<OwnedFd> {
         }
         Node::Uverbs(_) => {
             let rdma = RdmaFile::create(&face.fabric()?, device)?;
-            let inode = rdma.inode();
-            let own = registry::descriptors_of(inode);
+            let (inode, own) = (rdma.inode(), vec![rdma.own_fd()]);
             let fd = rdma.dup_fd()?;
             let hub: Arc<events::EventHub> = Arc::default();
             let driver = hbl::Hbl::new(rdma, options.clone(), hub.clone());
@@ -163,8 +162,7 @@ fn open_node(face: &Face, node: Node, flags: i32) -> Result<OwnedFd> {
         }
         Node::Accel(_) => {
             let accel = AccelFile::create(&face.fabric()?, device)?;
-            let inode = accel.inode();
-            let own = registry::descriptors_of(inode);
+            let (inode, own) = (accel.inode(), vec![accel.own_fd()]);
             let fd = accel.dup_fd()?;
             let entry = accel::AccelEntry::new(accel, device, options.clone());
             (Entry::Accel(Arc::new(entry)), inode, own, fd)

@@ -172,7 +172,9 @@ impl Face {
         if inodes.is_empty() {
             return;
         }
-        let open: Vec<(RawFd, Inode)> = open_descriptors();
+        let Some(open) = open_descriptors() else {
+            return;
+        };
         for inode in inodes {
             self.check_closed(inode, &open);
         }
@@ -279,29 +281,26 @@ pub(crate) fn closing(fd: RawFd) -> Option<Inode> {
 }
 
 pub(crate) fn closed(inode: Inode) {
-    if let Some(face) = existing() {
-        face.check_closed(inode, &open_descriptors());
+    let Some(face) = existing().filter(|face| face.read().contains_key(&inode)) else {
+        return;
+    };
+    // What cannot be found out now is looked at again when the next device is opened.
+    if let Some(open) = open_descriptors() {
+        face.check_closed(inode, &open);
     }
 }
 
-/// Numbers below which the device's own descriptors of an inode already exist.
-pub(crate) fn descriptors_of(inode: Inode) -> Vec<RawFd> {
-    open_descriptors()
-        .into_iter()
-        .filter(|&(_, found)| found == inode)
-        .map(|(fd, _)| fd)
-        .collect()
-}
-
-fn open_descriptors() -> Vec<(RawFd, Inode)> {
+/// Every descriptor of the process. `None` when they cannot be listed, as when no number is left for the directory itself:
+/// that is no reason to take anything for closed. By way of the thread, since the process's own directory is empty once its
+/// first thread has called pthread_exit(3).
+fn open_descriptors() -> Option<Vec<(RawFd, Inode)>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(dir) = rustix::fs::open("/proc/self/fd", flags, Mode::empty()) else {
-        return Vec::new();
-    };
+    let dir = rustix::fs::open("/proc/thread-self/fd", flags, Mode::empty()).ok()?;
     let mut found = Vec::new();
     let mut buffer = Vec::with_capacity(4096);
     let mut entries = rustix::fs::RawDir::new(&dir, buffer.spare_capacity_mut());
-    while let Some(Ok(entry)) = entries.next() {
+    while let Some(entry) = entries.next() {
+        let entry = entry.ok()?;
         let number = entry
             .file_name()
             .to_str()
@@ -311,7 +310,7 @@ fn open_descriptors() -> Vec<(RawFd, Inode)> {
             found.push((fd, inode));
         }
     }
-    found
+    Some(found)
 }
 
 /// Whether a device file of the parent was inherited over a fork.
@@ -319,7 +318,7 @@ pub(crate) fn is_inherited(fd: RawFd) -> bool {
     if GENERATION.load(Relaxed) == 0 && existing().is_some() {
         return false;
     }
-    let path = format!("/proc/self/fd/{fd}");
+    let path = format!("/proc/thread-self/fd/{fd}");
     match rustix::fs::readlink(path, Vec::new()) {
         Ok(name) => name.to_bytes().starts_with(b"/memfd:gaudi"),
         Err(_) => false,

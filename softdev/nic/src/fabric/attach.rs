@@ -90,7 +90,7 @@ impl Fabric {
             }),
         };
         let file = FabricFile::open(&dir, opts)?;
-        let pid_ns = rustix::fs::stat("/proc/self/ns/pid")?.st_ino;
+        let pid_ns = rustix::fs::stat("/proc/thread-self/ns/pid")?.st_ino;
         let pipe = Arc::new(WakePipe::new()?);
         let me = shared.claim(&file, &pipe, pid_ns)?;
         let fabric = Arc::new(Fabric {

@@ -11,7 +11,7 @@ use crate::shm::memfd::MemFile;
 use crate::shm::user;
 use crate::{Errno, Result};
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::Ordering::*;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -173,6 +173,11 @@ impl AccelFile {
     /// A descriptor for the program, close-on-exec.
     pub fn dup_fd(&self) -> Result<OwnedFd> {
         self.file.fd.dup()
+    }
+
+    /// The number of the descriptor that the device keeps for itself.
+    pub fn own_fd(&self) -> RawFd {
+        self.file.fd.raw()
     }
 
     /// (st_dev, st_ino)

@@ -6,7 +6,7 @@ use super::rdma_layout::{Layout, SIZES};
 use crate::fabric::Fabric;
 use crate::shm::memfd::MemFile;
 use crate::{Errno, EventSink, Result};
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -50,6 +50,11 @@ impl RdmaFile {
     /// A descriptor for the program, close-on-exec.
     pub fn dup_fd(&self) -> Result<OwnedFd> {
         self.file.fd.dup()
+    }
+
+    /// The number of the descriptor that the device keeps for itself.
+    pub fn own_fd(&self) -> RawFd {
+        self.file.fd.raw()
     }
 
     /// (st_dev, st_ino)

@@ -10,12 +10,12 @@ pub(super) struct Place {
     pub(super) offset: u64,
 }
 
-/// Looks the address up in `/proc/self/maps` (proc(5)).
+/// Looks the address up in `/proc/thread-self/maps` (proc(5)).
 pub(super) fn find(address: u64) -> Option<Place> {
     // The path is short enough for rustix to need no allocation.
     let fd = crate::shm::Fd::new(
         open(
-            c"/proc/self/maps",
+            c"/proc/thread-self/maps",
             OFlags::RDONLY | OFlags::CLOEXEC,
             Mode::empty(),
         )

@@ -3,7 +3,7 @@
 //! The pages lie behind the end of the RDMA file: mapping them works, a store raises SIGBUS. The handler finds the file and offset
 //! of the address, decodes the store, does what the register does, and goes on behind the instruction. The signal is
 //! synchronous and the instruction the program's own, so this thread holds none of our locks. Slow (a scan of
-//! `/proc/self/maps`, a turn of the device's thread), but right.
+//! `/proc/thread-self/maps`, a turn of the device's thread), but right.
 
 #[cfg(target_arch = "x86_64")]
 mod decode;

@@ -1,0 +1,106 @@
+/* What programs do with descriptors and threads around a device that is open.
+
+   descriptors CASE: full | main-exit | channels | strangers | close-all  (see tests/descriptors.rs) */
+#define _GNU_SOURCE
+#include "util.h"
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/resource.h>
+
+/* Everything of the node still works, a send to itself included. */
+static void works(struct node *n)
+{
+    struct ibv_qp *a = make_qp(n, ALL_ACCESS), *b = make_qp(n, ALL_ACCESS);
+    struct address to_a = address_of(a), to_b = address_of(b);
+    connect_qp(a, &to_b);
+    connect_qp(b, &to_a);
+    static char buffer[2 * PAGE] = "ping";
+    struct ibv_mr *mr = ibv_reg_mr(n->pd, buffer, sizeof(buffer), ALL_ACCESS);
+    CHECK(mr);
+    struct ibv_sge to = {(uintptr_t)buffer + PAGE, 8, mr->lkey}, from = {(uintptr_t)buffer, 8, mr->lkey};
+    struct ibv_recv_wr recv = {.sg_list = &to, .num_sge = 1}, *bad_recv;
+    struct ibv_send_wr send = {.sg_list = &from, .num_sge = 1, .opcode = IBV_WR_SEND, .send_flags = IBV_SEND_SIGNALED}, *bad;
+    memset(buffer + PAGE, 0, 8);
+    CHECK(!ibv_post_recv(b, &recv, &bad_recv));
+    CHECK(!ibv_post_send(a, &send, &bad));
+    double end = now() + 10;
+    for (int done = 0; done < 2;) {
+        struct ibv_wc wc;
+        int got = ibv_poll_cq(n->cq, 1, &wc);
+        CHECK(got >= 0 && now() < end);
+        if (got && wc.status)
+            FAIL("completion: %s", ibv_wc_status_str(wc.status));
+        done += got;
+    }
+    CHECK(!strcmp(buffer + PAGE, "ping"));
+    CHECK(!ibv_destroy_qp(a));
+    CHECK(!ibv_destroy_qp(b));
+    CHECK(!ibv_dereg_mr(mr));
+}
+
+/* An open that fails for want of numbers leaves the devices that are open alone. */
+static void full(void)
+{
+    struct node n = open_node(0);
+    struct ibv_device **list = ibv_get_device_list(NULL);
+    CHECK(list);
+    struct rlimit limit = {256, 256};
+    CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+    int taken[256], count = 0;
+    while ((taken[count] = open("/dev/null", O_RDONLY)) >= 0)
+        count++;
+    CHECK(errno == EMFILE);
+    CHECK(!ibv_open_device(list[0]));
+    while (count--)
+        close(taken[count]);
+    ibv_free_device_list(list);
+    works(&n);
+    close_node(&n);
+}
+
+/* The first thread of a program may end before the others. */
+static void *after_main(void *arg)
+{
+    struct node *n = arg;
+    pid_t first = getpid();
+    char path[64], state[512] = "";
+    double end = now() + 10;
+    /* Until it is a zombie. */
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", first);
+    while (!strstr(state, ") Z ")) {
+        CHECK(now() < end);
+        FILE *f = fopen(path, "r");
+        CHECK(f && fgets(state, sizeof(state), f));
+        fclose(f);
+    }
+    struct node second = open_node(0);
+    struct ibv_comp_channel *channel = ibv_create_comp_channel(n->ctx);
+    CHECK(channel && !ibv_destroy_comp_channel(channel));
+    works(n);
+    works(&second);
+    close_node(&second);
+    works(n);
+    close_node(n);
+    exit(0);
+}
+
+static void main_exit(void)
+{
+    static struct node n;
+    n = open_node(0);
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, after_main, &n));
+    pthread_exit(NULL);
+}
+
+int main(int argc, char **argv)
+{
+    what = argc > 1 ? argv[1] : "";
+    if (!strcmp(what, "full"))
+        full();
+    else if (!strcmp(what, "main-exit"))
+        main_exit();
+    else
+        FAIL("no such case");
+    return 0;
+}
