@@ -54,7 +54,7 @@ pub mod kind {
     /// Eight bytes, stored at once.
     pub const ATOMIC_WRITE: u8 = 11;
     /// XRC: `aux` is the number of the SRQ that the requests behind it go to.
-    pub const SRQ: u8 = 11;
+    pub const SRQ: u8 = 12;
     /// Skips to the start of the ring.
     pub const PAD: u8 = 15;
     pub const CTS: u8 = 16;

@@ -247,3 +247,31 @@ fn types_have_their_rules() {
     assert_eq!(b.e.query_qp(t).unwrap().attr.qp_state, qps::ERR);
     assert!(!b.events(0x99).contains(&event::QP_LAST_WQE_REACHED));
 }
+
+#[test]
+fn an_atomic_write_is_not_taken_for_the_choice_of_an_srq() {
+    let f = Fabric::default();
+    let (mut a, mut b, x, _, domain) = ends(&f);
+    let cq = b.cq;
+    let srq = b.srq(8, Some((domain, cq)));
+    b.srq_recv(srq.handle, 9, 1024, 64);
+    let off = b.at(64).next_multiple_of(8) - b.at(0);
+    a.mem[..8].copy_from_slice(&0x1234_5678_9abc_def0u64.to_ne_bytes());
+    let s = [a.sge(0, 8)];
+    let mut w = wr(
+        1,
+        wr_opcode::ATOMIC_WRITE,
+        &s,
+        (b.at(off as usize), b.mr.rkey),
+    );
+    w.remote_srqn = srq.number;
+    a.post_on(x, &w);
+    send(&mut a, x, 2, 16, srq.number);
+    let (va, vb) = poll_both(&mut a, &mut b, 20);
+    assert_eq!(
+        va.iter().map(|w| (w.wr_id, w.status)).collect::<Vec<_>>(),
+        [(1, 0), (2, 0)]
+    );
+    assert_eq!(b.mem[off as usize..][..8], a.mem[..8]);
+    assert_eq!((vb.len(), vb[0].wr_id), (1, 9));
+}
