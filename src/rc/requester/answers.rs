@@ -55,25 +55,17 @@ pub fn response<N: Nic>(
             }
             true
         }
-        kind::READ_DONE => answered(qp, c, h.aux, None),
+        kind::READ_DONE => answered(qp, c, h.aux),
         kind::ATOMIC_DONE => {
-            let old = c.win.load64(p);
-            if let Some(i) = qp.sq.find(h.aux, Stage::Answer) {
-                let sge = qp.sq.sges(i).iter().find(|s| s.length != 0).copied();
-                if let Some(sge) = sge {
-                    let stored = env
-                        .mrs
-                        .local(qp.pd, &sge, true)
-                        .is_ok_and(|place| c.win.get_user(p, place.host, 8).is_ok());
-                    if !stored {
-                        c.reads = c.reads.saturating_sub(1);
-                        fail_entry(qp, i, wc_status::LOC_PROT_ERR);
-                        c.expected = c.expected.saturating_sub(1);
-                        return true;
-                    }
-                }
+            if let Some(i) = qp.sq.find(h.aux, Stage::Answer)
+                && !scatter_old(qp, c, env, i, p)
+            {
+                c.reads = c.reads.saturating_sub(1);
+                fail_entry(qp, i, wc_status::LOC_PROT_ERR);
+                c.expected = c.expected.saturating_sub(1);
+                return true;
             }
-            answered(qp, c, h.aux, Some(old))
+            answered(qp, c, h.aux)
         }
         kind::FIN => responder::finished(qp, c, env, h.aux),
         _ => false,
@@ -89,7 +81,23 @@ pub fn response<N: Nic>(
     taken
 }
 
-fn answered(qp: &mut Qp, c: &mut Conn, seq: u32, _old: Option<u64>) -> bool {
+/// The eight bytes at `p` into the SGEs of atomic `i`, which may be as many as the bytes. The request was issued with eight in all.
+fn scatter_old<N: Nic>(qp: &Qp, c: &Conn, env: &Env<N>, i: u32, p: usize) -> bool {
+    let mut at = p;
+    for sge in qp.sq.sges(i).iter().filter(|s| s.length != 0) {
+        let n = (sge.length as usize).min(p + 8 - at);
+        let Ok(place) = env.mrs.local(qp.pd, sge, true) else {
+            return false;
+        };
+        if c.win.get_user(at, place.host, n).is_err() {
+            return false;
+        }
+        at += n;
+    }
+    true
+}
+
+fn answered(qp: &mut Qp, c: &mut Conn, seq: u32) -> bool {
     match qp.sq.find(seq, Stage::Answer) {
         Some(i) => {
             qp.sq.at_mut(i).stage = Stage::Done;

@@ -273,6 +273,32 @@ fn reads_and_atomics() {
 }
 
 #[test]
+fn the_old_value_of_an_atomic_is_scattered() {
+    let f = Fabric::default();
+    let (mut a, mut b) = pair(&f, 4096, 16, 7);
+    let off = b.at(64).next_multiple_of(8) as usize - b.at(0) as usize;
+    b.mem[off..off + 8].copy_from_slice(&0x1122_3344_5566_7788u64.to_ne_bytes());
+    a.mem.fill(0xee);
+    let s = [a.sge(0, 4), a.sge(100, 0), a.sge(200, 1), a.sge(300, 3)];
+    let mut w = wr(
+        1,
+        wr_opcode::ATOMIC_FETCH_AND_ADD,
+        &s,
+        (b.at(off), b.mr.rkey),
+    );
+    w.compare_add = 1;
+    a.post(&w);
+    ok(&collect(&mut a, &mut b, 1, 0).0);
+    let old = 0x1122_3344_5566_7788u64.to_ne_bytes();
+    assert_eq!(a.mem[..4], old[..4]);
+    assert_eq!(a.mem[200], old[4]);
+    assert_eq!(a.mem[300..303], old[5..]);
+    for guard in [4, 5, 6, 7, 100, 201, 303] {
+        assert_eq!(a.mem[guard], 0xee, "byte {guard}");
+    }
+}
+
+#[test]
 fn a_write_does_not_pass_a_send_without_a_receive() {
     let f = Fabric::default();
     let (mut a, mut b) = pair(&f, 4096, 16, 7);
