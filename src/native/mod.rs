@@ -122,6 +122,12 @@ impl NativeQp {
         RING_ENTRIES - 1 - self.pi.wrapping_sub(self.ci).min(RING_ENTRIES - 1)
     }
 
+    /// The WQE before index `end` was posted and is not known to be done. True for no index of long ago, as comparing positions on the
+    /// circle would be.
+    pub fn is_under_way(&self, end: u32) -> bool {
+        end.wrapping_sub(self.ci).wrapping_sub(1) < self.pi.wrapping_sub(self.ci)
+    }
+
     /// A requester CQE named `slot`: everything up to it is done. False when no outstanding WQE has that slot.
     pub fn retire(&mut self, slot: u32) -> bool {
         let next = self

@@ -33,6 +33,12 @@ pub fn hear_acks<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
     c.heard = line.words();
     if moved {
         c.waiting_since = 0;
+        // Forgotten when acknowledged: an old number would look like one to come, half a circle later.
+        for last in [&mut c.last_send, &mut c.last_imm] {
+            if last.is_some_and(|s| msg::reached(line.acked, s)) {
+                *last = None;
+            }
+        }
         if c.rnr.is_some_and(|r| msg::reached(line.acked, r.seq)) {
             c.rnr = None;
         }

@@ -207,7 +207,7 @@ fn write_data<N: Nic>(
     }
     if e.flags & send_flag::INLINE != 0 {
         let slot = c.inline_next;
-        if !msg::reached(qp.native.ci, c.inline_end[slot]) {
+        if qp.native.is_under_way(c.inline_end[slot]) {
             return Err(Issue::Wait);
         }
         let off = msg::STAGE_INLINE + slot * msg::INLINE_MAX;
