@@ -5,20 +5,30 @@ use crate::native::{NativeQp, Nic};
 use crate::rc::msg::{self, AckLine};
 
 impl Conn {
-    /// The peer is cold and has no notification on its way.
+    /// The peer is cold and has no notification on its way: request `seq` must carry one. Both marks lie behind `seq`, perhaps by more than half of
+    /// the circle when neither end rests for long, so it is their distances that are compared.
     #[inline]
-    pub(super) fn must_notify(&self) -> bool {
-        let armed = self.win.load64(msg::ACK + 8) >> 32;
-        msg::reached(armed as u32, self.notified)
+    pub(super) fn must_notify(&self, seq: u32) -> bool {
+        let armed = (self.win.load64(msg::ACK + 8) >> 32) as u32;
+        seq.wrapping_sub(self.notified) >= seq.wrapping_sub(armed)
+    }
+
+    /// Keeps the mark of the newest notification from being overtaken by the circle. It may move up to where the peer cannot have armed
+    /// unseen: the ring is shorter than that.
+    #[inline]
+    pub(super) fn age_notified(&mut self, seq: u32) {
+        const OLD: u32 = 1 << 30;
+        if seq.wrapping_sub(self.notified) > OLD {
+            self.notified = seq.wrapping_sub(OLD / 2);
+        }
     }
 
     /// After ringing: did the peer turn cold behind our back? Then a notification by itself (design, "Hot and armed").
     #[inline]
     pub fn recheck<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
         let armed = (self.win.load64(msg::ACK + 8) >> 32) as u32;
-        if msg::reached(armed, self.notified)
-            && !msg::reached(armed, self.tx_seq)
-            && self.tx_seq != self.notified
+        if armed != self.tx_seq
+            && self.tx_seq.wrapping_sub(self.notified) >= self.tx_seq.wrapping_sub(armed)
             && qp.free_slots() > 1
         {
             self.notified = self.tx_seq;

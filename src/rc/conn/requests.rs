@@ -78,9 +78,11 @@ impl Conn {
         lines: u32,
     ) {
         msg::seal(&self.win, off, h, self.nonce, false);
-        let notify = self.must_notify();
+        let notify = self.must_notify(h.seq);
         if notify {
             self.notified = h.seq;
+        } else {
+            self.age_notified(h.seq);
         }
         let remote = self.peer + (off - msg::STAGE_REQUEST + msg::REQUEST) as u64;
         self.write(
