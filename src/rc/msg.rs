@@ -163,7 +163,7 @@ pub fn arrived(
     if w0 as u32 != seq {
         return None;
     }
-    let h = Header::from_words(w0, win.load64(off + 8));
+    let h = Header::from_words(w0, 0);
     let lines = if h.kind == kind::PAD {
         1
     } else {
@@ -173,7 +173,11 @@ pub fn arrived(
     if lines == 0 || last > end || off + usize::from(h.lines) * LINE > end {
         return None;
     }
-    (win.load64(last - TRAILER) == trailer(nonce, seq, response)).then_some(h)
+    if win.load64(last - TRAILER) != trailer(nonce, seq, response) {
+        return None;
+    }
+    // Only now: before the trailer the words come in no order.
+    Some(Header::from_words(w0, win.load64(off + 8)))
 }
 
 /// Finishes a message whose payload stands in staging at `off`: header and trailer.
@@ -365,4 +369,69 @@ pub fn rnr_timer_us(code: u8) -> u64 {
 pub fn native_key(from: u32, to: u32) -> u32 {
     let x = (u64::from(from) << 32 | u64::from(to)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     ((x >> 32) ^ x) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    /// This thread, and what it spawns, on the CPU where it is.
+    fn stay_here() {
+        // SAFETY: an empty set is all-zero.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: no argument.
+        let cpu = unsafe { libc::sched_getcpu() };
+        // SAFETY: the set is live and the number the kernel's.
+        unsafe { libc::CPU_SET(cpu as usize, &mut set) };
+        // SAFETY: a set of the given size, for the calling thread.
+        unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    }
+
+    /// The words before the trailer come in no order: a reader that is interrupted between its loads must not mix old and new. Both
+    /// threads share a CPU, so that the writer's waking interrupts the reader anywhere.
+    #[test]
+    fn a_header_is_taken_when_all_of_it_is_there() {
+        stay_here();
+        let memory = vec![0u128; LINE / 16].leak();
+        let base = std::ptr::NonNull::from(&mut memory[0]).cast();
+        // SAFETY: leaked, 16-byte aligned.
+        let win = unsafe { Window::new(base, LINE) };
+        let taken = AtomicU32::new(0);
+        let header = |seq: u32| Header {
+            seq,
+            kind: kind::SEND,
+            lines: 1,
+            len: seq,
+            aux: !seq,
+            ..Header::default()
+        };
+        const MESSAGES: u32 = 400;
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for seq in 1..=MESSAGES {
+                    win.store64(0, header(seq).words().0);
+                    std::thread::sleep(Duration::from_micros(300));
+                    seal(&win, 0, &header(seq), 77, false);
+                    while taken.load(Ordering::Acquire) != seq {
+                        std::thread::sleep(Duration::from_micros(50));
+                    }
+                }
+            });
+            let mut mixed = 0;
+            for seq in 1..=MESSAGES {
+                let found = loop {
+                    if let Some(h) = arrived(&win, 0, LINE, seq, 77, false) {
+                        break h;
+                    }
+                };
+                if found != header(seq) {
+                    mixed += 1;
+                }
+                taken.store(seq, Ordering::Release);
+            }
+            assert_eq!(mixed, 0, "of {MESSAGES}");
+        });
+    }
 }
