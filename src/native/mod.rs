@@ -198,6 +198,16 @@ pub enum NativeEvent {
     Fatal,
 }
 
+/// What became of an event for a completion channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Raised {
+    Yes,
+    /// The channel has no room now.
+    Full,
+    /// It is no channel (any more): trying again would not help.
+    Lost,
+}
+
 /// Device memory that the CPU reaches through a mapping.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceMemory {
@@ -245,8 +255,7 @@ pub trait Nic: Send {
     /// For how many microseconds the peer of this connection has not answered at all.
     fn stalled_us(&self, qp: &NativeQp) -> u64;
     /// Puts an event into a completion channel.
-    /// False when the channel has no room now.
-    fn raise(&mut self, channel_fd: i32, cookie: u64) -> bool;
+    fn raise(&mut self, channel_fd: i32, cookie: u64) -> Raised;
     /// Takes the unread events of `cookie` out of a completion channel again: how many there were.
     fn drain(&mut self, channel_fd: i32, cookie: u64) -> u32;
     /// Device memory, aligned to `align` (a power of two). EOPNOTSUPP where the CPU cannot reach it.

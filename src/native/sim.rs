@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{
     Completion, Connect, Features, MAILBOX_BASE, MAILBOX_STRIDE, NativeEvent, NativeQp, Nic,
-    RING_ENTRIES, Window, Write, kernel, mailbox_address, user,
+    RING_ENTRIES, Raised, Window, Write, kernel, mailbox_address, user,
 };
 use crate::verbs::types::{Errno, Result};
 
@@ -36,6 +36,8 @@ pub struct Inner {
     pub now: u64,
     pub raised: Vec<(i32, u64)>,
     pub channels_full: bool,
+    /// The program has closed them.
+    pub channels_gone: bool,
     pub mapped: i64,
     pub writes: u64,
     pub notifications: u64,
@@ -360,13 +362,16 @@ impl Nic for SimNic {
         0
     }
 
-    fn raise(&mut self, channel_fd: i32, cookie: u64) -> bool {
+    fn raise(&mut self, channel_fd: i32, cookie: u64) -> Raised {
         let mut f = self.fabric.lock();
-        let room = !f.channels_full;
-        if room {
-            f.raised.push((channel_fd, cookie));
+        if f.channels_gone {
+            return Raised::Lost;
         }
-        room
+        if f.channels_full {
+            return Raised::Full;
+        }
+        f.raised.push((channel_fd, cookie));
+        Raised::Yes
     }
 
     fn drain(&mut self, channel_fd: i32, cookie: u64) -> u32 {

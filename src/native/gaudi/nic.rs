@@ -4,8 +4,8 @@ use super::Gaudi;
 use super::connection::destroy;
 use crate::native::kernel::{self, Call};
 use crate::native::{
-    Completion, Connect, DeviceMemory, Features, NativeEvent, NativeQp, Nic, RING_ENTRIES, Window,
-    Write, mailbox_address, user,
+    Completion, Connect, DeviceMemory, Features, NativeEvent, NativeQp, Nic, RING_ENTRIES, Raised,
+    Window, Write, mailbox_address, user,
 };
 use crate::verbs::types::{Errno, Result};
 use kernel_abi::accel::{MemArgs, mem_flag};
@@ -257,7 +257,7 @@ impl Nic for Gaudi {
         }
     }
 
-    fn raise(&mut self, channel_fd: i32, cookie: u64) -> bool {
+    fn raise(&mut self, channel_fd: i32, cookie: u64) -> Raised {
         let r = if self.features().raise {
             match self
                 .pv
@@ -277,12 +277,11 @@ impl Nic for Gaudi {
             w.and_then(|w| kernel::write_bytes(w, &cookie.to_ne_bytes()))
         };
         match r {
-            Ok(()) => true,
-            Err(Errno::EAGAIN) => false,
+            Ok(()) => Raised::Yes,
+            Err(Errno::EAGAIN) => Raised::Full,
             Err(e) => {
                 log::warn!("completion event into channel {channel_fd}: {e}");
-                // Not for want of room: trying again would not help.
-                true
+                Raised::Lost
             }
         }
     }

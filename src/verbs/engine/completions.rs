@@ -4,7 +4,7 @@ use super::super::cq::{Arm, Cq, Moderation, Stamp};
 use super::super::qp::AsyncEvent;
 use super::super::types::{CqInfo, CqOptions, Errno, Result, Wc};
 use super::{Engine, limits, slot_of};
-use crate::native::Nic;
+use crate::native::{Nic, Raised};
 use kernel_abi::verbs::event;
 
 impl<N: Nic> Engine<N> {
@@ -174,13 +174,15 @@ impl<N: Nic> Engine<N> {
                 && let Some(fd) = q.channel
             {
                 let cookie = q.cookie;
-                if self.env.nic.raise(fd, cookie) {
-                    q.raised = q.raised.wrapping_add(1);
-                } else {
-                    // The program reads too slowly: again with the next timers.
-                    q.due = Some(0);
-                    self.env.moderated.push(i);
-                    self.env.timers = true;
+                match self.env.nic.raise(fd, cookie) {
+                    Raised::Yes => q.raised = q.raised.wrapping_add(1),
+                    Raised::Full => {
+                        // The program reads too slowly: again with the next timers.
+                        q.due = Some(0);
+                        self.env.moderated.push(i);
+                        self.env.timers = true;
+                    }
+                    Raised::Lost => {}
                 }
             }
         }
