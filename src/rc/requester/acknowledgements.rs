@@ -84,6 +84,10 @@ fn fail_seq<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, seq: u32, statu
     let mut i = qp.sq.head;
     while i != qp.sq.tail {
         let e = *qp.sq.at(i);
+        // One NAK, one error: this one was heard before and waits for what precedes it.
+        if e.stage == Stage::Failed {
+            break;
+        }
         let started = matches!(e.stage, Stage::Ack | Stage::Rendezvous | Stage::Answer);
         if (started && msg::reached(e.seq, seq)) || matches!(e.stage, Stage::Queued | Stage::Key) {
             if !started && i == qp.sq.issued {
