@@ -8,7 +8,7 @@ mod progress;
 mod registration;
 mod requests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::datagrams::Datagrams;
 use super::mr::MrTable;
@@ -16,7 +16,7 @@ use super::qp::{Env, Pd, Qp};
 use super::regions::{Dm, NullMemory};
 use super::types::{Errno, Result};
 use super::xrc::Xrcd;
-use crate::native::Nic;
+use crate::native::{NativeEvent, Nic};
 pub(super) use attributes::check_path;
 
 /// What the shim grants at most; query_device says the same.
@@ -51,6 +51,8 @@ pub struct Engine<N: Nic> {
     pub(super) ud: Datagrams,
     pub(super) null: Option<NullMemory>,
     pub(super) dms: Vec<Option<Dm>>,
+    /// Native events that were read and not yet heeded.
+    held: VecDeque<NativeEvent>,
     /// Polls of the program, for the agent: does it look by itself?
     pub looks: u64,
     /// The device is gone; every call fails.
@@ -93,6 +95,7 @@ impl<N: Nic> Engine<N> {
             ud: Datagrams::default(),
             null: None,
             dms: Vec::new(),
+            held: VecDeque::new(),
             looks: 0,
             broken: false,
         }

@@ -293,6 +293,7 @@ impl<N: Nic> Engine<N> {
                 break;
             }
         }
+        self.forget_native_events(qp.handle);
         // Progress has not found this QP in its place, and dropped it from the list.
         self.active.retain(|&h| h != qp.handle);
         qp.active = false;
@@ -373,6 +374,7 @@ impl<N: Nic> Engine<N> {
         qp.stop(&mut self.env);
         self.env.unbind_all_of(handle);
         self.active.retain(|&h| h != handle);
+        self.forget_held_events(handle);
         if qp.ud.is_some() {
             self.forget_datagram(handle);
         } else {

@@ -15,6 +15,8 @@ const CROWDED: usize = 32;
 /// Looks without news after which a QP turns cold.
 const IDLE_LOOKS: u32 = 100_000;
 const IDLE_LOOKS_CROWDED: u32 = 256;
+/// Looks before a failed QP is given up: each takes as much as fits in a ring.
+const LAST_LOOKS: u32 = 64;
 
 impl<N: Nic> Engine<N> {
     #[inline]
@@ -178,7 +180,7 @@ impl<N: Nic> Engine<N> {
 
     /// What the device had to say about QPs and ports.
     pub fn native_events(&mut self) {
-        while let Some(ev) = self.env.nic.poll_event() {
+        while let Some(ev) = self.held.pop_front().or_else(|| self.env.nic.poll_event()) {
             match ev {
                 NativeEvent::QpError { cookie, syndrome } => {
                     self.native_error(cookie as u32, syndrome)
@@ -206,12 +208,37 @@ impl<N: Nic> Engine<N> {
         self.settle();
     }
 
+    /// Before a QP is connected again: what the kernel still has to say about its last connection is not about the next one. The rest waits for
+    /// `native_events`.
+    pub(super) fn forget_native_events(&mut self, handle: u32) {
+        while let Some(ev) = self.env.nic.poll_event() {
+            self.held.push_back(ev);
+        }
+        self.forget_held_events(handle);
+    }
+
+    /// The same for events that were read before.
+    pub(super) fn forget_held_events(&mut self, handle: u32) {
+        let cookie = u64::from(handle);
+        let about =
+            |ev: &NativeEvent| matches!(ev, NativeEvent::QpError { cookie: c, .. } if *c == cookie);
+        self.held.retain(|ev| !about(ev));
+    }
+
     fn native_error(&mut self, handle: u32, code: u8) {
+        // Everything that arrived and all that was done before is told first (hazard 29); a peer that never stops sending does not hold us.
+        for _ in 0..LAST_LOOKS {
+            let more = self.progress();
+            let Some(Some(qp)) = self.qps.get_mut(handle as usize) else {
+                return;
+            };
+            if !rc::pump(qp, &mut self.env) && !more {
+                break;
+            }
+        }
         let Some(Some(qp)) = self.qps.get_mut(handle as usize) else {
             return;
         };
-        // Everything that arrived before is delivered first (hazard 29).
-        while rc::pump(qp, &mut self.env) {}
         if rc::uc::is(qp) {
             log::debug!("QP {:#x}: native error {code:#x}, hidden", qp.number());
             if qp.conn.is_some() {
