@@ -14,7 +14,7 @@ use crate::native::gaudi::Gaudi;
 use crate::native::kernel::{self, ForkMark, Pv, Word};
 use crate::native::{Nic, user};
 use kernel_abi::hbl;
-use kernel_abi::verbs::{atomic_cap, device_cap, port_cap};
+use kernel_abi::verbs::{atomic_cap, device_cap, port_cap, qp_attr};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// All lead to the same agent; programs like ibv_xsrq_pingpong ask for the second one.
@@ -253,16 +253,28 @@ impl Context {
 
     /// Waits, within a bound, until nobody uses a key any more.
     pub(super) fn await_revocation(&self, mr: u32) -> Result<()> {
+        if !self.await_peers("a revocation", |e| e.dereg_done(mr))? {
+            self.with(|e| {
+                e.dereg_give_up(mr);
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whether what peers have to do was done within a bound.
+    fn await_peers(
+        &self,
+        what: &str,
+        mut done: impl FnMut(&mut Engine<Gaudi>) -> bool,
+    ) -> Result<bool> {
         let start = kernel::now_ns();
         let mut rounds = 0u32;
-        while !self.with(|e| {
-            e.progress();
-            Ok(e.dereg_done(mr))
-        })? {
+        while !self.with(|e| Ok(done(e) || (e.progress(), done(e)).1))? {
             self.move_bulk();
             if kernel::now_ns() - start > DEREG_BOUND_NS {
-                log::warn!("MR {mr}: a peer did not acknowledge the revocation in time");
-                break;
+                log::warn!("a peer did not acknowledge {what} in time");
+                return Ok(false);
             }
             rounds += 1;
             if rounds > 100 {
@@ -271,7 +283,7 @@ impl Context {
                 std::thread::yield_now();
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     pub fn create_cq(
@@ -327,7 +339,12 @@ impl Context {
     }
 
     pub fn modify_qp(&self, qp: u32, attr: &QpAttr, mask: u32) -> Result<u32> {
-        self.with(|e| e.modify_qp(qp, attr, mask))
+        let number = self.with(|e| e.modify_qp(qp, attr, mask))?;
+        if mask & qp_attr::ACCESS_FLAGS != 0 {
+            // Rights that the QP has lost are lost when we return; a peer that stands still is not waited for longer than that.
+            self.await_peers("the loss of a right", |e| e.forgotten(qp))?;
+        }
+        Ok(number)
     }
 
     pub fn query_qp(&self, qp: u32) -> Result<QpQuery> {

@@ -297,6 +297,10 @@ impl MrTable {
             .map(|(i, _)| i as u32)
     }
 
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Mr> {
+        self.slots.iter_mut().filter_map(|s| s.1.as_deref_mut())
+    }
+
     /// Forgets a QP that is gone; answers the MRs that had waited only for it.
     pub fn forget_resolver(&mut self, qp: u32) {
         for (_, slot) in &mut self.slots {

@@ -7,11 +7,12 @@
 use super::engine::Engine;
 use super::mr::{Bind, Kind, Mr};
 use super::qp::Env;
+use super::srq::NONE;
 use super::types::{Errno, MrInfo, Result};
 use crate::native::Nic;
 use kernel_abi::verbs::access;
 
-/// How long an unbind waits for acknowledgements; after that the mapping goes without them.
+/// How long an unbind waits for acknowledgements; after that whoever owes one loses the connection.
 const UNBIND_BOUND_NS: u64 = 5_000_000_000;
 /// What a window may allow.
 const RIGHTS: u32 = access::REMOTE_WRITE | access::REMOTE_READ | access::REMOTE_ATOMIC;
@@ -165,7 +166,10 @@ impl<N: Nic> Env<N> {
             }
         }
         let late = matches!(w.kind, Kind::Window(b) if now >= b.deadline);
-        if w.revoking != 0 && !late {
+        if w.revoking != 0 {
+            if late {
+                self.revoke.push((NONE, key));
+            }
             return Step::Wait;
         }
         self.finish_unbind(index);
@@ -259,6 +263,10 @@ impl<N: Nic> Engine<N> {
     /// Tells the peers behind `env.revoke` to forget their keys.
     pub(super) fn spread_revocations(&mut self) {
         while let Some((qp, key)) = self.env.revoke.pop() {
+            if qp == NONE {
+                self.cut_off(key);
+                continue;
+            }
             let conn = match self.qp(qp) {
                 Ok(q) => q.conn.as_mut(),
                 Err(_) => None,

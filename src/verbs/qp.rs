@@ -6,9 +6,10 @@ use super::cq::Cq;
 use super::mr::MrTable;
 use super::queue::{Rq, Sq, SqEntry, Stage};
 use super::srq::{Source, Srq};
-use super::types::{QpAttr, QpCap, Wc};
+use super::types::{QpAttr, QpCap, Sge, Wc};
 use crate::native::{NativeQp, Nic};
 use crate::rc::conn::Conn;
+use crate::rc::msg;
 use crate::ud::port::Port;
 use kernel_abi::verbs::{event, qps, send_flag, wc_opcode, wc_status, wr_opcode};
 
@@ -45,7 +46,7 @@ pub struct Env<N: Nic> {
     pub moderated: Vec<u32>,
     /// Events that the program has been given, by element.
     pub told: HashMap<u64, u32>,
-    /// Peers that must forget a key: (QP, key).
+    /// Peers that must forget a key: (QP, key). `NONE` as QP: who has not forgotten it by now loses the connection.
     pub revoke: Vec<(u32, u32)>,
 }
 
@@ -124,6 +125,37 @@ impl Qp {
     /// Nothing that was begun is under way.
     pub fn is_drained(&self) -> bool {
         self.sq.head == self.sq.issued && !self.begun()
+    }
+
+    /// Memory behind `key` is read or written for this connection now.
+    pub fn uses(&self, key: u32) -> bool {
+        if !self.native.connected {
+            return false;
+        }
+        let mut i = self.sq.head;
+        while i != self.sq.issued {
+            let e = self.sq.at(i);
+            // A copied SEND needs its memory no more; payload of a large one and data before an IMM may still be on their way.
+            let reads = match e.stage {
+                Stage::Native | Stage::Rendezvous | Stage::Answer => true,
+                Stage::Ack => {
+                    e.len > msg::EAGER_MAX as u64 || e.opcode == wr_opcode::RDMA_WRITE_WITH_IMM
+                }
+                _ => false,
+            };
+            let named = |s: &Sge| s.lkey == key && s.length != 0;
+            if reads && self.sq.sges(i).iter().any(named) {
+                return true;
+            }
+            i = i.wrapping_add(1);
+        }
+        // Receives whose addresses a peer has been given.
+        self.conn.as_ref().is_some_and(|c| {
+            c.inbound
+                .iter()
+                .filter(|x| !x.finished)
+                .any(|x| self.rq.sges(x.receive).iter().any(|s| s.lkey == key))
+        })
     }
 
     fn send_wc(&self, e: &SqEntry, status: u32) -> Wc {

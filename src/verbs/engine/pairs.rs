@@ -10,7 +10,7 @@ use super::{Engine, limits, slot_of};
 use crate::native::{Connect, IDS_PER_PORT, NativeQp, Nic, split_number};
 use crate::rc::conn::Conn;
 use crate::rc::{self, msg, requester};
-use kernel_abi::verbs::{modify_qp_is_ok, qp_attr, qps, qpt};
+use kernel_abi::verbs::{access, modify_qp_is_ok, qp_attr, qps, qpt};
 
 impl<N: Nic> Engine<N> {
     pub fn create_qp(&mut self, init: &QpInit) -> Result<QpInfo> {
@@ -195,7 +195,7 @@ impl<N: Nic> Engine<N> {
         let retried = qp.conn.is_some();
         self.qps[handle as usize] = Some(qp);
         r?;
-        if retried && matches!(a.qp_state, qps::RTS | qps::SQD) {
+        if retried && (matches!(a.qp_state, qps::RTS | qps::SQD) || !self.forgotten(handle)) {
             self.activate(handle);
             if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
                 rc::push(qp, &mut self.env);
@@ -259,6 +259,11 @@ impl<N: Nic> Engine<N> {
             (qps::SQD, qps::RTS) => qp.tell_drained = false,
             (qps::SQE, qps::RTS) => qp.halted = false,
             _ => {}
+        }
+        if mask & qp_attr::ACCESS_FLAGS != 0
+            && qp.attr.qp_access_flags & !a.qp_access_flags & access::REMOTE_WRITE != 0
+        {
+            self.withdraw_keys(qp);
         }
         merge(&mut qp.attr, a, mask);
         if mask & qp_attr::SQ_PSN != 0

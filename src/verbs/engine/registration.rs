@@ -1,12 +1,13 @@
 //! Memory regions: registration, and deregistration in two steps.
 
 use super::super::mr::{Kind, Mr, check_access};
-use super::super::queue::Stage;
+use super::super::qp::Qp;
 use super::super::types::{Errno, MrInfo, Result};
 use super::{Engine, limits};
 use crate::native::Nic;
-use crate::rc::msg;
-use kernel_abi::verbs::{access, wr_opcode};
+use crate::rc::conn::Conn;
+use crate::rc::requester;
+use kernel_abi::verbs::{access, wc_status};
 
 impl<N: Nic> Engine<N> {
     pub fn reg_mr(
@@ -103,7 +104,7 @@ impl<N: Nic> Engine<N> {
             }
         }
         if let Ok(mr) = self.env.mrs.get_mut(handle) {
-            mr.revoking = told;
+            mr.revoking += told;
         }
         if told != 0 {
             self.progress();
@@ -120,36 +121,58 @@ impl<N: Nic> Engine<N> {
     }
 
     fn key_under_way(&self, key: u32) -> bool {
-        self.qps
-            .iter()
-            .flatten()
-            .filter(|q| q.native.connected)
-            .any(|q| {
-                let mut i = q.sq.head;
-                while i != q.sq.issued {
-                    let e = q.sq.at(i);
-                    // A copied SEND needs its memory no more; payload of a large one and data before an IMM may still be on their way.
-                    let reads = match e.stage {
-                        Stage::Native | Stage::Rendezvous | Stage::Answer => true,
-                        Stage::Ack => {
-                            e.len > msg::EAGER_MAX as u64
-                                || e.opcode == wr_opcode::RDMA_WRITE_WITH_IMM
-                        }
-                        _ => false,
-                    };
-                    if reads && q.sq.sges(i).iter().any(|s| s.lkey == key && s.length != 0) {
-                        return true;
-                    }
-                    i = i.wrapping_add(1);
-                }
-                // Receives whose addresses a peer has been given.
-                q.conn.as_ref().is_some_and(|c| {
-                    c.inbound
-                        .iter()
-                        .filter(|x| !x.finished)
-                        .any(|x| q.rq.sges(x.receive).iter().any(|s| s.lkey == key))
-                })
-            })
+        self.qps.iter().flatten().any(|q| q.uses(key))
+    }
+
+    /// The key goes although somebody still holds it, a process that stands still: the device addresses behind it may soon be
+    /// those of other memory, so whoever could still use it loses the connection (hazard 6).
+    pub fn dereg_give_up(&mut self, handle: u32) {
+        if let Ok(mr) = self.env.mrs.get(handle) {
+            let key = mr.key;
+            self.cut_off(key);
+            self.settle();
+        }
+    }
+
+    pub(in crate::verbs) fn cut_off(&mut self, key: u32) {
+        for qp in self.qps.iter_mut().flatten() {
+            let holds = |c: &Conn| c.revoking == Some(key) || c.revoke_queue.contains(&key);
+            if !(qp.conn.as_deref().is_some_and(holds) || qp.uses(key)) {
+                continue;
+            }
+            log::warn!(
+                "QP {:#x}: cut off, the peer did not give key {key:#x} up in time",
+                qp.number()
+            );
+            if let Some(mut c) = qp.conn.take() {
+                requester::fatal(qp, &mut c, &mut self.env, wc_status::RETRY_EXC_ERR);
+                qp.conn = Some(c);
+                qp.connection_over(&mut self.env);
+            }
+        }
+        // The request that unbinds a window may have gone with its connection.
+        let window = |w: &Mr| w.dying && matches!(w.kind, Kind::Window(_));
+        if self.env.mrs.by_key(key).is_ok_and(window) {
+            self.env.finish_unbind(key >> 8);
+        }
+    }
+
+    /// A QP no longer grants RDMA WRITE: its peer must forget the keys that it resolved through it.
+    pub(super) fn withdraw_keys(&mut self, qp: &mut Qp) {
+        let Some(c) = qp.conn.as_mut() else { return };
+        for mr in self.env.mrs.all_mut() {
+            if let Some(at) = mr.resolvers.iter().position(|&r| r == qp.handle) {
+                mr.resolvers.swap_remove(at);
+                mr.revoking += 1;
+                c.revoke_queue.push_back(mr.key);
+            }
+        }
+    }
+
+    /// No peer of the QP is still to forget a key.
+    pub fn forgotten(&mut self, handle: u32) -> bool {
+        let conn = self.qp(handle).ok().and_then(|q| q.conn.as_deref());
+        conn.is_none_or(|c| c.revoke_queue.is_empty() && c.revoking.is_none())
     }
 
     pub fn dereg_finish(&mut self, handle: u32) -> Result<()> {
