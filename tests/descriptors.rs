@@ -19,3 +19,8 @@ fn an_open_without_numbers_leaves_the_open_devices_alone() {
 fn the_first_thread_may_end_before_the_others() {
     case("main-exit");
 }
+
+#[test]
+fn the_usual_limit_is_enough_for_two_hundred_channels() {
+    case("channels");
+}

@@ -93,6 +93,21 @@ static void main_exit(void)
     pthread_exit(NULL);
 }
 
+/* The usual limit on descriptors is enough for a few hundred channels. */
+static void channels(void)
+{
+    struct rlimit limit = {1024, 1024};
+    CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+    struct node n = open_node(0);
+    struct ibv_comp_channel *all[200];
+    for (int i = 0; i < 200; i++)
+        CHECK(all[i] = ibv_create_comp_channel(n.ctx));
+    works(&n);
+    for (int i = 0; i < 200; i++)
+        CHECK(!ibv_destroy_comp_channel(all[i]));
+    close_node(&n);
+}
+
 int main(int argc, char **argv)
 {
     what = argc > 1 ? argv[1] : "";
@@ -100,6 +115,8 @@ int main(int argc, char **argv)
         full();
     else if (!strcmp(what, "main-exit"))
         main_exit();
+    else if (!strcmp(what, "channels"))
+        channels();
     else
         FAIL("no such case");
     return 0;

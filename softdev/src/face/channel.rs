@@ -13,8 +13,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Events that may be unread; above it raising one is EAGAIN.
 const CAPACITY: usize = 256;
-/// Our own descriptors stay out of the numbers that programs iterate over or select on.
-const HIGH_FD: RawFd = 1000;
+/// Our own descriptors stay out of the numbers that programs iterate over or select on. Under the usual limit of 1024 only a
+/// few numbers are that high, hence the lower ones.
+const HIGH_FDS: [RawFd; 3] = [1000, 500, 200];
 /// The larger of the two kinds of event.
 pub(crate) const MAX_EVENT: usize = 16;
 
@@ -50,13 +51,13 @@ impl Channel {
     /// The channel and the program's descriptor of it.
     pub(crate) fn create(kind: ChannelKind, owner: (u64, u64)) -> Result<(Channel, OwnedFd)> {
         let (program, write) = rustix::pipe::pipe_with(PipeFlags::DIRECT | PipeFlags::CLOEXEC)?;
-        let write = high(write)?;
+        let write = high(write);
         rustix::fs::fcntl_setfl(&write, OFlags::DIRECT | OFlags::NONBLOCK)?;
         // A page per event; users above their pipe allowance stay with the default of 16 events.
         let _ = rustix::pipe::fcntl_setpipe_size(&write, CAPACITY * 4096);
         let path = format!("/proc/thread-self/fd/{}", write.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let read = high(rustix::fs::open(path, flags, Mode::empty())?)?;
+        let read = high(rustix::fs::open(path, flags, Mode::empty())?);
         let st = rustix::fs::fstat(&program)?;
         Ok((
             Channel {
@@ -138,14 +139,12 @@ impl Channel {
     }
 }
 
-/// Moves a descriptor out of the program's way.
-pub(crate) fn high(fd: OwnedFd) -> Result<OwnedFd> {
-    match rustix::io::fcntl_dupfd_cloexec(&fd, HIGH_FD) {
-        Ok(moved) => Ok(moved),
-        // The limit on descriptors may be lower than that.
-        Err(Rx::INVAL) => Ok(fd),
-        Err(e) => Err(e.into()),
-    }
+/// Moves a descriptor out of the program's way, as far as the limit allows.
+pub(crate) fn high(fd: OwnedFd) -> OwnedFd {
+    let mut moved = HIGH_FDS
+        .iter()
+        .map(|from| rustix::io::fcntl_dupfd_cloexec(&fd, *from));
+    moved.find_map(|fd| fd.ok()).unwrap_or(fd)
 }
 
 /// One async event as the program reads it.

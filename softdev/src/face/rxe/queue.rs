@@ -37,7 +37,7 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn create() -> Result<Memory> {
-        let fd = high(rustix::fs::memfd_create("gaudi-rxe", MemfdFlags::CLOEXEC)?)?;
+        let fd = high(rustix::fs::memfd_create("gaudi-rxe", MemfdFlags::CLOEXEC)?);
         let st = rustix::fs::fstat(&fd)?;
         Ok(Memory {
             fd,
