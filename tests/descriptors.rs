@@ -24,3 +24,8 @@ fn the_first_thread_may_end_before_the_others() {
 fn the_usual_limit_is_enough_for_two_hundred_channels() {
     case("channels");
 }
+
+#[test]
+fn no_write_reaches_the_file_behind_a_device() {
+    case("strangers");
+}

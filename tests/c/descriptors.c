@@ -93,6 +93,37 @@ static void main_exit(void)
     pthread_exit(NULL);
 }
 
+/* A command by write(2) goes to the device, or nowhere: never into the file behind the descriptor, which peers read. */
+static void strangers(void)
+{
+    struct node n = open_node(0);
+    int fd = n.ctx->cmd_fd, copy = dup(fd);
+    char before[256], after[256];
+    CHECK(pread(fd, before, sizeof(before), 0) == sizeof(before));
+    /* QUERY_PORT, in words: command, lengths, response, port. */
+    char answer[64] = "";
+    uint32_t words[6] = {2, 6 | 10 << 16, 0, 0, 1};
+    uint64_t to = (uintptr_t)answer;
+    memcpy(words + 2, &to, 8);
+    CHECK(write(fd, words, 24) == 24 && answer[26] == IBV_PORT_ACTIVE);
+    memset(answer, 0, sizeof(answer));
+    CHECK(write(copy, words, 24) == 24 && answer[26] == IBV_PORT_ACTIVE);
+    CHECK(write(copy, words, 20) < 0 && errno == EINVAL);
+    pid_t child = fork();
+    if (!child) {
+        CHECK(write(fd, words, 24) < 0 && errno == EIO);
+        CHECK(write(copy, words, 24) < 0 && errno == EIO);
+        CHECK(pwrite(fd, words, 24, 0) < 0 && errno == EPERM);
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    CHECK(pread(fd, after, sizeof(after), 0) == sizeof(after) && !memcmp(before, after, sizeof(before)));
+    works(&n);
+    close(copy);
+    close_node(&n);
+}
+
 /* The usual limit on descriptors is enough for a few hundred channels. */
 static void channels(void)
 {
@@ -115,6 +146,8 @@ int main(int argc, char **argv)
         full();
     else if (!strcmp(what, "main-exit"))
         main_exit();
+    else if (!strcmp(what, "strangers"))
+        strangers();
     else if (!strcmp(what, "channels"))
         channels();
     else

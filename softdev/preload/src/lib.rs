@@ -42,7 +42,7 @@ extern "C" fn in_child() {
     guard((), face::after_fork_in_child);
 }
 
-fn errno() -> c_int {
+pub(crate) fn errno() -> c_int {
     // SAFETY: glibc's own per-thread location, always valid.
     let location = unsafe { libc::__errno_location() };
     // SAFETY: as above.

@@ -1,6 +1,6 @@
 //! Every interposed name.
 
-use crate::{answer, guard, open_with, real, show_stat, show_statx, with_path};
+use crate::{answer, errno, guard, open_with, real, show_stat, show_statx, with_path};
 use libc::{
     DIR, FILE, c_char, c_int, c_uint, c_ulong, c_void, mode_t, size_t, ssize_t, stat as Stat,
     statx as Statx,
@@ -161,7 +161,14 @@ names! {
                 return answer(result, |written: usize| written as ssize_t);
             }
         }
-        real::write(fd, buffer, count)
+        let written = real::write(fd, buffer, count);
+        if written >= 0 || errno() != libc::EPERM {
+            return written;
+        }
+        let done = guard(Some(Err(libc::EIO)), || {
+            Some(face::refused_write(fd, buffer as u64, count)?.map_err(|e| e.raw()))
+        });
+        done.map_or(written, |result| answer(result, |written: usize| written as ssize_t))
     }
     close (fd: c_int) -> c_int {
         if !face::is_ours(fd) {

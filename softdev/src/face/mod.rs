@@ -245,6 +245,21 @@ pub fn write(fd: RawFd, buffer: u64, count: usize) -> Option<Result<usize>> {
     Some(write::write(&file, buffer, count))
 }
 
+/// A write(2) that a file of ours may have refused with EPERM, on a number that we did not hand out: a duplicate is the device as
+/// well, and what was inherited answers EIO. `None` for the files of others.
+#[cold]
+pub fn refused_write(fd: RawFd, buffer: u64, count: usize) -> Option<Result<usize>> {
+    match registry::entry(fd) {
+        Some(Entry::Verbs(file)) => {
+            usermem::arm();
+            Some(write::write(&file, buffer, count))
+        }
+        Some(Entry::Accel(_)) => Some(Err(Errno::EINVAL)),
+        Some(Entry::Channel(_)) => None,
+        None => registry::is_inherited(fd).then_some(Err(Errno::EIO)),
+    }
+}
+
 /// A number of ours that is about to be closed.
 pub struct Closing((u64, u64));
 

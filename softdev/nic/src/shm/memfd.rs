@@ -3,8 +3,8 @@
 use super::{Fd, Mapping};
 use crate::{Errno, Result};
 use rustix::fs::{
-    FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fchmod, fcntl_add_seals, fstat,
-    ftruncate, memfd_create, open,
+    FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fchmod, fcntl_add_seals,
+    fcntl_setfl, fstat, ftruncate, memfd_create, open,
 };
 use std::sync::Arc;
 
@@ -26,6 +26,9 @@ impl MemFile {
         fchmod(&fd, Mode::from_raw_mode(0o600))?;
         // A file that shrank would be SIGBUS for every peer.
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        // A write(2) that does not come to us (of a forked child, on a duplicate) would go into what peers read. Appending to a
+        // file that may not grow is EPERM.
+        fcntl_setfl(&fd, OFlags::APPEND)?;
         let stat = fstat(&fd)?;
         let map = Arc::new(Mapping::new(&fd, len)?);
         Ok(MemFile {
