@@ -125,6 +125,33 @@ pub(crate) fn restore_signals(old: &libc::sigset_t) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
 }
 
+/// Runs a write to a pipe whose reader may have died. The error is all that we want: the signal would end the program.
+pub(crate) fn without_sigpipe(write: impl FnOnce() -> Result<()>) -> Result<()> {
+    // SAFETY: all zeroes is a valid set.
+    let mut pipe: libc::sigset_t = unsafe { std::mem::zeroed() };
+    let (mut old, mut before) = (pipe, pipe);
+    // SAFETY: the set is ours.
+    unsafe { libc::sigaddset(&mut pipe, libc::SIGPIPE) };
+    // SAFETY: both sets are ours.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &pipe, &mut old) };
+    // One that the program has pending already stays its own.
+    // SAFETY: the set is ours.
+    unsafe { libc::sigpending(&mut before) };
+    let done = write();
+    // SAFETY: the set is ours.
+    let pending = unsafe { libc::sigismember(&before, libc::SIGPIPE) } == 1;
+    if done == Err(Errno(libc::EPIPE)) && !pending {
+        let now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: set and time are ours, and nobody asks for the details.
+        unsafe { libc::sigtimedwait(&pipe, std::ptr::null_mut(), &now) };
+    }
+    restore_signals(&old);
+    done
+}
+
 /// sigaction(2), returning what was there.
 pub(crate) fn exchange_action(signal: i32, new: &libc::sigaction) -> Result<libc::sigaction> {
     // SAFETY: all zeroes is a valid action.
@@ -140,4 +167,44 @@ pub(crate) fn exchange_action(signal: i32, new: &libc::sigaction) -> Result<libc
 /// touches no shared state.
 pub fn after_fork_in_child() {
     crate::shm::fork::forget();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::fd::{Fd, WakePipe, wake_other};
+    use std::sync::atomic::AtomicU32;
+
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+
+    extern "C" fn count(_signal: i32) {
+        SEEN.fetch_add(1, SeqCst);
+    }
+
+    #[test]
+    fn waking_the_dead_raises_no_signal() {
+        // SAFETY: all zeroes is a valid action.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = count as *const () as usize;
+        let before = exchange_action(libc::SIGPIPE, &action).unwrap();
+        let WakePipe { read, write } = WakePipe::new().unwrap();
+        drop::<Fd>(read);
+        wake_other(&write);
+        assert_eq!(SEEN.load(SeqCst), 0);
+        // One that was pending before is still there afterwards.
+        // SAFETY: all zeroes is a valid set.
+        let mut pipe: libc::sigset_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the set is ours.
+        unsafe { libc::sigaddset(&mut pipe, libc::SIGPIPE) };
+        let mut old = pipe;
+        // SAFETY: both sets are ours.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &pipe, &mut old) };
+        // SAFETY: a signal to this thread, which has a handler for it.
+        unsafe { libc::raise(libc::SIGPIPE) };
+        wake_other(&write);
+        assert_eq!(SEEN.load(SeqCst), 0);
+        restore_signals(&old);
+        assert_eq!(SEEN.load(SeqCst), 1);
+        exchange_action(libc::SIGPIPE, &before).unwrap();
+    }
 }

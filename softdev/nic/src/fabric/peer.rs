@@ -44,7 +44,7 @@ impl Link {
 
     pub(crate) fn wake(&self) {
         if let Some(fd) = &self.wake {
-            crate::shm::fd::wake(fd);
+            crate::shm::fd::wake_other(fd);
         }
     }
 

@@ -78,8 +78,13 @@ impl WakePipe {
 }
 
 /// A full pipe has been written to already.
-pub(crate) fn wake(fd: &Fd) {
+fn wake(fd: &Fd) {
     let _ = rustix::io::write(fd, &[1]);
+}
+
+/// Wakes the thread of another process, which may have died: its pipe has no reader then.
+pub(crate) fn wake_other(fd: &Fd) {
+    let _ = crate::pv::without_sigpipe(|| Ok(rustix::io::write(fd, &[1]).map(drop)?));
 }
 
 /// Whole file below `/proc`, at most `limit` bytes.
