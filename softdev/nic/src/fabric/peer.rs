@@ -203,14 +203,6 @@ impl Remote {
         if fabric.file.ctx(device, asid).copy().as_ref() != Some(copy) {
             return Err(Errno::ESRCH);
         }
-        // A line left by a dead process of the same slot is cleared before it counts again.
-        let line = rdma::INFLIGHT + u64::from(fabric.me.slot) * 64;
-        let mine = u64::from(fabric.me.inc);
-        map.w32(head::INFLIGHT_HIGH).max(fabric.me.slot + 1);
-        if map.w64(line).load(Acquire) != mine {
-            map.store_words(line + 8, &[0; rdma::INFLIGHT_WAYS as usize]);
-            map.w64(line).store(mine, SeqCst);
-        }
         Ok(Remote {
             device,
             nonce: copy.nonce,
@@ -218,9 +210,21 @@ impl Remote {
             map,
             accel,
             layout,
-            line,
+            line: rdma::INFLIGHT + u64::from(fabric.me.slot) * 64,
             dram_end,
         })
+    }
+
+    /// Clears a line that a dead process of the same slot has left, before it counts again. By one thread, and before anybody
+    /// has the value: what is counted already would be lost.
+    fn claim_line(&self, me: Owner) {
+        let mine = u64::from(me.inc);
+        self.map.w32(head::INFLIGHT_HIGH).max(me.slot + 1);
+        if self.map.w64(self.line).load(Acquire) != mine {
+            self.map
+                .store_words(self.line + 8, &[0; rdma::INFLIGHT_WAYS as usize]);
+            self.map.w64(self.line).store(mine, SeqCst);
+        }
     }
 }
 
@@ -228,19 +232,25 @@ impl Fabric {
     /// The context that has this ASID now. Slow at first; later one look into a table.
     pub(crate) fn remote(&self, device: u32, asid: u32) -> Result<Arc<Remote>> {
         let copy = self.file.ctx(device, asid).copy().ok_or(Errno::ESRCH)?;
-        let mut peers = lock(&self.peers);
-        if let Some(remote) = peers.remotes.get(&(device, asid))
-            && remote.nonce == copy.nonce
-        {
-            return if remote.link.is_dead() {
+        let known = |peers: &Peers| {
+            let found = peers.remotes.get(&(device, asid));
+            let remote = found.filter(|remote| remote.nonce == copy.nonce)?;
+            Some(if remote.link.is_dead() {
                 Err(Errno::ESRCH)
             } else {
                 Ok(remote.clone())
-            };
+            })
+        };
+        if let Some(remote) = known(&lock(&self.peers)) {
+            return remote;
         }
-        drop(peers);
         let fresh = Arc::new(Remote::new(self, device, asid, &copy)?);
-        peers = lock(&self.peers);
+        let mut peers = lock(&self.peers);
+        // Another thread has met the context at the same time.
+        if let Some(remote) = known(&peers) {
+            return remote;
+        }
+        fresh.claim_line(self.me);
         peers
             .remotes
             .retain(|_, r| !r.was_closed() && !r.link.is_dead());
@@ -343,4 +353,59 @@ const STOPPED_AFTER: u32 = 8192;
 /// For `poll`.
 pub(super) fn as_fd(fd: &Option<Fd>) -> Option<std::os::fd::BorrowedFd<'_>> {
     fd.as_ref().map(|fd| fd.as_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AccelFile, EventSink, FabricOptions, NicEvent, RdmaFile};
+    use std::sync::atomic::AtomicUsize;
+
+    struct Deaf;
+    impl EventSink for Deaf {
+        fn event(&self, _: NicEvent) {}
+    }
+
+    /// Each of them clearing the line of counters would drop what the others have counted already.
+    #[test]
+    fn threads_that_meet_a_context_at_once_count_in_one_place() {
+        const THREADS: usize = 2;
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let fabric = Fabric::attach(&FabricOptions {
+            dir: dir.path().join("fabric"),
+            devices: 1,
+            ports: 1,
+            strict: false,
+            retry_limit_ms: 0,
+            rxe: false,
+        })
+        .unwrap();
+        for _ in 0..50 {
+            let accel = AccelFile::create(&fabric, 0).unwrap();
+            let rdma = RdmaFile::create(&fabric, 0).unwrap();
+            let context = rdma
+                .open_context(0, Some(accel.clone()), Arc::new(Deaf))
+                .unwrap();
+            let ready = AtomicUsize::new(0);
+            let found: Vec<Arc<Remote>> = std::thread::scope(|s| {
+                let meet = || {
+                    ready.fetch_add(1, SeqCst);
+                    while ready.load(SeqCst) < THREADS {
+                        std::hint::spin_loop();
+                    }
+                    let remote = fabric.remote(0, context.asid()).unwrap();
+                    remote.enter(1);
+                    remote
+                };
+                let threads: Vec<_> = (0..THREADS).map(|_| s.spawn(meet)).collect();
+                threads.into_iter().map(|t| t.join().unwrap()).collect()
+            });
+            let counter = found[0].map.w64(found[0].way(1));
+            let counted = counter.swap(0);
+            context.close();
+            accel.close();
+            assert_eq!(counted, THREADS as u64);
+            assert!(found.iter().all(|r| Arc::ptr_eq(r, &found[0])));
+        }
+    }
 }
