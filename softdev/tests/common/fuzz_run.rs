@@ -298,5 +298,9 @@ pub fn run(steps: &[Step], rxe: bool) {
         }
         same
     });
-    assert!(settled, "descriptors: {before:?}, then {:?}", descriptors());
+    let more = descriptors().into_iter().filter(|fd| !before.contains(fd));
+    let more: Vec<_> = more
+        .map(|fd| std::fs::read_link(format!("/proc/self/fd/{fd}")))
+        .collect();
+    assert!(settled, "descriptors: {before:?}, and {more:?} afterwards");
 }

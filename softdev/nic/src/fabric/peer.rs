@@ -4,6 +4,7 @@ use super::attach::{Fabric, lock};
 use crate::nic::mmu;
 use crate::nic::rdma_layout::{self as rdma, Layout, head};
 use crate::shm::fabric_file::{CtxCopy, Owner, state};
+use crate::shm::fd::WakePipe;
 use crate::shm::locks::Holder;
 use crate::shm::remote_mem::RemoteMem;
 use crate::shm::{Fd, Mapping, memfd};
@@ -26,6 +27,8 @@ pub(crate) struct Link {
     pub(crate) pid: u32,
     /// Our own process: plain copies reach its memory.
     pub(crate) is_self: bool,
+    /// Our own process's pipe.
+    own: Option<Arc<WakePipe>>,
     pub(super) pidfd: Option<Fd>,
     mem: Result<RemoteMem>,
     /// Write end of the process's pipe. In an error state once the process has exited or called exec.
@@ -43,7 +46,9 @@ impl Link {
     }
 
     pub(crate) fn wake(&self) {
-        if let Some(fd) = &self.wake {
+        if let Some(pipe) = &self.own {
+            pipe.wake();
+        } else if let Some(fd) = &self.wake {
             crate::shm::fd::wake_other(fd);
         }
     }
@@ -60,9 +65,10 @@ impl Link {
                 owner,
                 pid,
                 is_self: true,
+                own: Some(fabric.pipe.clone()),
                 pidfd: None,
                 mem: Err(Errno::EINVAL),
-                wake: Some(Fd::high(fabric.pipe.write.dup()?)),
+                wake: None,
                 dead: AtomicBool::new(false),
             });
         }
@@ -94,6 +100,7 @@ impl Link {
             owner,
             pid,
             is_self: false,
+            own: None,
             pidfd,
             mem,
             wake: Some(wake),
