@@ -1,5 +1,6 @@
 # make demo     set everything up, build, show the device at work
 # make test     every check and test
+# make test-releases  the provider under rdma-core of other Debian releases
 # make bench    ratios against peers measured in the same run
 # make lint     formatting, clippy, documentation
 # make install  PREFIX=/usr/local, DESTDIR= for packages
@@ -8,7 +9,6 @@
 CARGO   ?= cargo
 PREFIX  ?= /usr/local
 DESTDIR ?=
-SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 
 # What Debian calls the things that we need; each list is installed only where something of it is missing.
@@ -17,7 +17,7 @@ BUILD_PACKAGES := gcc libc6-dev
 TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils libibverbs-dev python3-pyverbs rdma-core iproute2 ucx-utils openmpi-bin libopenmpi-dev
 BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) libibverbs-dev ucx-utils
 
-.PHONY: all build demo test bench lint install clean
+.PHONY: all build demo test test-releases bench lint install clean
 
 all: build
 
@@ -30,9 +30,14 @@ define packages
 	missing=; for p in $(1); do \
 	    case "$$(dpkg-query -W -f '$${Status}' $$p 2>/dev/null)" in *"ok installed") ;; *) missing="$$missing $$p" ;; esac; \
 	done; \
-	[ -z "$$missing" ] || { echo "Installing$$missing"; \
-	    $(SUDO) apt-get update -qq && \
-	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; }
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ]; then sudo=; elif command -v sudo >/dev/null; then sudo=sudo; else \
+	    echo "These packages are missing, and without root or sudo they cannot be installed from here. As root:" >&2; \
+	    echo "    apt-get update && apt-get install -y --no-install-recommends$$missing" >&2; exit 1; \
+	fi; \
+	echo "Installing$$missing"; \
+	$$sudo apt-get update -qq && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 endef
 
 demo:
@@ -56,6 +61,15 @@ test:
 	else \
 	    $(CARGO) test --release --workspace -- --test-threads=1; \
 	fi
+
+# Other releases of rdma-core, in folders: nothing of them is installed.
+RELEASES ?= trixie sid
+test-releases:
+	$(call packages,$(TEST_PACKAGES))
+	$(CARGO) build --release
+	@tests/releases.sh $(abspath $(TARGET))/releases $(RELEASES)
+	GAUDI_RELEASES=$$(for r in $(RELEASES); do printf '%s:' "$(abspath $(TARGET))/releases/$$r"; done) \
+	    $(CARGO) test --release -p gaudi-tests --test releases -- --test-threads=1 --nocapture
 
 bench:
 	$(call packages,$(BENCH_PACKAGES))

@@ -42,6 +42,7 @@ fn ibv_devinfo_tells_the_truth() {
     assert_eq!(done.stderr, "", "no warnings");
     let text = &done.stdout;
     let mut failures = Failures::default();
+    failures.note("as in sysfs", same_in_sysfs(text));
     let mut check = |name: &str, expected: &[&str]| {
         let found = fields(text, name);
         let result = if found == expected {
@@ -54,9 +55,25 @@ fn ibv_devinfo_tells_the_truth() {
     check("hca_id", &["hbl_0", "hbl_1"]);
     check("transport", &["InfiniBand (0)"; 2]);
     check("node_guid", &["001d:a3ff:fe00:0000", "001d:a3ff:fe00:0100"]);
+    check(
+        "sys_image_guid",
+        &["001d:a3ff:fe00:0000", "001d:a3ff:fe00:0100"],
+    );
     check("vendor_id", &["0x1da3"; 2]);
+    check("vendor_part_id", &["4128"; 2]);
+    check("board_id", &["SOFT_GAUDI2"; 2]);
+    // The kernel's words, not the provider's.
+    check("fw_ver", &["1.17.0"; 2]);
+    check("hw_ver", &["0x1"; 2]);
     check("phys_port_cnt", &["3"; 2]);
+    check("max_qp", &["24573"; 2]);
+    check("max_qp_wr", &["16384"; 2]);
     check("max_sge", &["16"; 2]);
+    check("max_res_rd_atom", &["393168"; 2]);
+    check("max_pkeys", &["1"; 2]);
+    check("active_mtu", &["4096 (5)"; 6]);
+    check("gid_tbl_len", &["13"; 6]);
+    check("max_msg_sz", &["0x40000000"; 6]);
     check("port", &["1", "2", "3", "1", "2", "3"]);
     check("state", &["PORT_ACTIVE (4)"; 6]);
     check("link_layer", &["Ethernet"; 6]);
@@ -64,6 +81,20 @@ fn ibv_devinfo_tells_the_truth() {
     check("phys_state", &["LINK_UP (5)"; 6]);
     failures.note("GIDs", gids(text));
     failures.check();
+}
+
+/// The kernel shows some of it twice: by the query and in sysfs.
+fn same_in_sysfs(text: &str) -> Result<(), String> {
+    let files = ["fw_ver", "node_guid", "sys_image_guid", "board_id"];
+    let fabric = Fabric::two_devices();
+    for file in files {
+        let done = finish(fabric.line(&format!("cat /sys/class/infiniband/hbl_1/{file}")));
+        let found = fields(text, file);
+        if found.get(1) != Some(&done.stdout.trim()) {
+            return Err(format!("{file}: {found:?}, sysfs: {done}"));
+        }
+    }
+    Ok(())
 }
 
 /// Four GIDs per port: EUI-64 of the MAC and the IPv4 address, each for RoCE v1 and v2.

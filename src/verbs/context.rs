@@ -13,7 +13,7 @@ use super::types::{
 use crate::native::gaudi::Gaudi;
 use crate::native::kernel::{self, ForkMark, Pv, Word};
 use crate::native::{Nic, user};
-use kernel_abi::hbl;
+use kernel_abi::cmd::QueryDeviceResp;
 use kernel_abi::verbs::{atomic_cap, device_cap, port_cap, qp_attr};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -52,7 +52,8 @@ pub struct Context {
     ports: u8,
     odp: bool,
     dm: bool,
-    guid: u64,
+    /// What the kernel says of the device.
+    device: QueryDeviceResp,
     agent: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
@@ -64,7 +65,7 @@ impl Context {
         let gaudi = Gaudi::open(cmd_fd, accel)?;
         let (async_read, async_write) = kernel::event_pipe()?;
         let (bulk, ports, features) = (gaudi.bulk(), gaudi.ports(), gaudi.features());
-        let guid = u64::from_ne_bytes(gaudi.query_device()?.node_guid);
+        let device = gaudi.query_device()?;
         let event_word = gaudi.event_word();
         let ctx = Arc::new(Context {
             engine: Mutex::new(Engine::new(gaudi)),
@@ -82,7 +83,7 @@ impl Context {
             ports,
             odp: features.no_pin,
             dm: features.device_memory,
-            guid,
+            device,
             agent: Mutex::new(None),
         });
         let agent = ctx.clone();
@@ -370,19 +371,17 @@ impl Context {
     }
 
     pub fn query_device(&self) -> DeviceAttr {
-        let mut fw_ver = [0u8; 64];
-        let text = concat!("soft-", env!("CARGO_PKG_VERSION"));
-        fw_ver[..text.len()].copy_from_slice(text.as_bytes());
+        let max_qp = 8191 * i32::from(self.ports);
         DeviceAttr {
-            fw_ver,
-            node_guid: self.guid,
-            sys_image_guid: self.guid,
+            fw_ver: firmware_text(self.device.fw_ver),
+            node_guid: u64::from_ne_bytes(self.device.node_guid),
+            sys_image_guid: u64::from_ne_bytes(self.device.sys_image_guid),
             max_mr_size: limits::MAX_MR_SIZE,
             page_size_cap: 4096,
-            vendor_id: hbl::VENDOR_ID,
-            vendor_part_id: hbl::DEVICE_ID_GAUDI2,
-            hw_ver: 2,
-            max_qp: 8191 * i32::from(self.ports),
+            vendor_id: self.device.vendor_id,
+            vendor_part_id: self.device.vendor_part_id,
+            hw_ver: self.device.hw_ver,
+            max_qp,
             max_qp_wr: limits::MAX_QP_WR as i32,
             device_cap_flags: (device_cap::MEM_WINDOW
                 | device_cap::MEM_WINDOW_TYPE_2B
@@ -401,7 +400,7 @@ impl Context {
             max_pd: limits::MAX_PD as i32,
             max_qp_rd_atom: i32::from(limits::MAX_RD_ATOMIC),
             max_ee_rd_atom: 0,
-            max_res_rd_atom: i32::from(limits::MAX_RD_ATOMIC) * 8191,
+            max_res_rd_atom: i32::from(limits::MAX_RD_ATOMIC) * max_qp,
             max_qp_init_rd_atom: i32::from(limits::MAX_RD_ATOMIC),
             max_ee_init_rd_atom: 0,
             atomic_cap: atomic_cap::GLOB,
@@ -581,6 +580,21 @@ impl Context {
             self.pending.store(true, Ordering::Relaxed);
         }
     }
+}
+
+/// The firmware's version as other drivers' libraries write it: 32 bits major, 16 minor, 16 sub-minor.
+fn firmware_text(version: u64) -> [u8; 64] {
+    let text = format!(
+        "{}.{}.{}",
+        version >> 32,
+        version >> 16 & 0xffff,
+        version & 0xffff
+    );
+    let mut bytes = [0; 64];
+    for (to, from) in bytes.iter_mut().zip(text.bytes().take(63)) {
+        *to = from;
+    }
+    bytes
 }
 
 /// The engine, locked for a list of work requests.

@@ -5,12 +5,16 @@ mod fabric;
 mod helper;
 mod perftest;
 mod process;
+mod release;
+mod unittest;
 
 pub use build::{artefact, workspace};
 pub use fabric::Fabric;
 pub use helper::{compile, compile_with};
 pub use perftest::{bandwidths, rows};
 pub use process::{Finished, Running, run_pair, spawn, start_pair};
+pub use release::Release;
+pub use unittest::{End, outcomes, ran, test_modules, unpack};
 
 /// Collects what went wrong in a table of cases, so that one run shows all of it.
 #[derive(Default)]

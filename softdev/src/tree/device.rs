@@ -8,7 +8,8 @@ use gaudi_softnic::{FabricOptions, GidType, Result, device_guid, port_gid};
 pub(crate) const GID_TABLE: u32 = 13;
 /// Netdev that carries the ports' addresses.
 const NETDEV: &str = "lo";
-const FW_VERSION: &str = "hl-gaudi2-1.17.0-soft";
+/// Major, minor and sub-minor version of the firmware that it stands for.
+pub(crate) const FIRMWARE: [u16; 3] = [1, 17, 0];
 
 /// Name of the verbs device.
 pub fn device_name(options: &FabricOptions, n: u32) -> String {
@@ -119,7 +120,8 @@ fn ibdev(dir: &Dir, name: &str, options: &FabricOptions, n: u32) -> Result<()> {
     dir.file("node_guid", &format!("{guid}\n"))?;
     dir.file("sys_image_guid", &format!("{guid}\n"))?;
     dir.file("node_desc", &format!("{name}\n"))?;
-    dir.file("fw_ver", &format!("{FW_VERSION}\n"))?;
+    let [major, minor, sub] = FIRMWARE;
+    dir.file("fw_ver", &format!("{major}.{minor}.{sub}\n"))?;
     dir.file("hw_rev", "1\n")?;
     dir.file("hca_type", "HL-225\n")?;
     dir.file("board_id", "SOFT_GAUDI2\n")?;

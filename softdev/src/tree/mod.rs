@@ -6,6 +6,7 @@
 mod device;
 mod writer;
 
+pub(crate) use device::FIRMWARE;
 pub(crate) use device::GID_TABLE;
 pub use device::{device_name, port_counter_names};
 

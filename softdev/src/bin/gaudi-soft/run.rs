@@ -187,6 +187,11 @@ fn invisible(path: &Path) -> Option<&'static str> {
     if meta.permissions().mode() & 0o4000 != 0 && owner_differs {
         return Some("a set-user-ID program");
     }
+    // The loader itself names no loader, and it obeys LD_PRELOAD.
+    let name = path.file_name()?.to_string_lossy();
+    if name.starts_with("ld-") && name.contains(".so") {
+        return None;
+    }
     let mut head = Vec::new();
     fs::File::open(path)
         .ok()?
@@ -268,6 +273,21 @@ mod tests {
         assert_eq!(is_static_elf(&none), Some(true));
         for cut in 0..64 {
             is_static_elf(&this[..cut]);
+        }
+    }
+
+    #[test]
+    fn the_loader_is_not_taken_for_a_static_program() {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut header = fs::read("/proc/self/exe").unwrap()[..64].to_vec();
+        (header[56], header[57]) = (0, 0);
+        for (name, expected) in [
+            ("static", Some("statically linked")),
+            ("ld-linux-x86-64.so.2", None),
+        ] {
+            let path = tmp.path().join(name);
+            fs::write(&path, &header).unwrap();
+            assert_eq!(invisible(&path), expected, "{name}");
         }
     }
 

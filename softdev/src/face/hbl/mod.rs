@@ -10,6 +10,7 @@ use super::driver::{CqInit, Driver, QpInit, Udata};
 use super::events::EventHub;
 use super::objects::Kind;
 use super::registry::{self, Entry};
+use crate::tree::FIRMWARE;
 use gaudi_softnic::{Errno, FabricOptions, NicContext, RdmaFile, Result, device_guid};
 use kernel_abi::accel::gaudi2_map;
 use kernel_abi::cmd::{
@@ -21,9 +22,6 @@ use kernel_abi::verbs::{device_cap, link_layer, mtu, phys_state, port_state, spe
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
-
-/// Version word of query_device: 1.17.0.
-const FW_VER: u64 = 1 << 32 | 17 << 16;
 
 pub(super) struct Hbl {
     rdma: Arc<RdmaFile>,
@@ -195,8 +193,9 @@ impl Driver for Hbl {
             .accel
             .as_ref()
             .map_or(gaudi2_map::HBM_SIZE, |accel| accel.file().dram_size());
+        let [major, minor, sub] = FIRMWARE;
         let base = QueryDeviceResp {
-            fw_ver: FW_VER,
+            fw_ver: (u64::from(major) << 32) | (u64::from(minor) << 16) | u64::from(sub),
             node_guid: guid,
             sys_image_guid: guid,
             max_mr_size: dram,
