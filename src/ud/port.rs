@@ -159,6 +159,8 @@ fn send_one<N: Nic>(
     let ah = usize::try_from(e.remote_addr)
         .ok()
         .and_then(|h| ahs.get(h).copied().flatten())
+        // Its PD must be the QP's (IBTA 10.2.2.3).
+        .filter(|ah| ah.pd == qp.pd)
         .ok_or(wc_status::LOC_QP_OP_ERR)?;
     let dest_qpn = qp.sq.srqn(i) & 0xff_ffff;
     let h = Header {

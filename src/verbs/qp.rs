@@ -127,6 +127,18 @@ impl Qp {
         self.sq.head == self.sq.issued && !self.begun()
     }
 
+    /// The event that a program has asked for, once nothing of the send queue is under way.
+    pub fn drained(&mut self) -> Option<AsyncEvent> {
+        let due = self.tell_drained && self.state == qps::SQD && self.is_drained();
+        due.then(|| {
+            self.tell_drained = false;
+            AsyncEvent {
+                element: self.cookie,
+                event: event::SQ_DRAINED,
+            }
+        })
+    }
+
     /// Memory behind `key` is read or written for this connection now.
     pub fn uses(&self, key: u32) -> bool {
         if !self.native.connected {

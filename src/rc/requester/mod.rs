@@ -9,11 +9,11 @@ use super::conn::Conn;
 use super::msg::{self, flag, kind};
 use super::uc;
 use crate::native::Nic;
-use crate::verbs::qp::{AsyncEvent, Env, Qp};
+use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
 pub use acknowledgements::{fatal, hear_acks, timers};
 pub use answers::response;
-use kernel_abi::verbs::{event, qps, qpt, send_flag, wc_status, wr_opcode};
+use kernel_abi::verbs::{qps, qpt, send_flag, wc_status, wr_opcode};
 use requests::{atomic, atomic_write, bind, invalidate, read, send, write};
 
 /// Verdict on one work request.
@@ -43,12 +43,8 @@ pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
         }
     }
     retire(qp, c, env);
-    if qp.tell_drained && qp.state == qps::SQD && qp.is_drained() {
-        qp.tell_drained = false;
-        env.events.push(AsyncEvent {
-            element: qp.cookie,
-            event: event::SQ_DRAINED,
-        });
+    if qp.tell_drained {
+        env.events.extend(qp.drained());
     }
 }
 

@@ -200,9 +200,21 @@ impl<N: Nic> Engine<N> {
             if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
                 rc::push(qp, &mut self.env);
             }
+        } else if !retried {
+            self.without_connection(handle);
         }
         self.settle();
         Ok(number)
+    }
+
+    /// What follows a state change of a QP whose requests no connection carries on: it has drained at once, or goes on with what was posted.
+    fn without_connection(&mut self, handle: u32) {
+        let Ok(qp) = self.qp(handle) else { return };
+        if qp.state == qps::RTS && !qp.sq.is_empty() {
+            return self.kick(handle);
+        }
+        let event = qp.drained();
+        self.env.events.extend(event);
     }
 
     fn modify(&mut self, qp: &mut Qp, a: &QpAttr, mask: u32, ports: u8) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The protocol on the scripted device.
 
 mod basics;
+mod datagrams;
 mod errors;
 mod numbers;
 mod random;
