@@ -29,3 +29,14 @@ fn ends_in_different_states() {
     }
     failures.check();
 }
+
+#[test]
+fn a_sender_that_left_in_peace_is_no_error_of_the_receiver() {
+    let program = compile("states");
+    let fabric = Fabric::with(&["--devices", "2", "--retry-ms", "300"]);
+    for second in ["0", "1"] {
+        let done = spawn(fabric.run(program.as_os_str(), ["left", second]))
+            .finish(Duration::from_secs(40));
+        assert!(done.success(), "{done}");
+    }
+}

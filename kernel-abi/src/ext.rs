@@ -27,8 +27,8 @@ pub mod cap {
     pub const CQ_NOTIFY: u64 = 1 << 37;
     /// `PvTable::raise` puts an event into a completion channel. Off: the channel is fed by the provider through dup2.
     pub const RAISE_EVENT: u64 = 1 << 38;
-    /// When a process dies, the device raises QP errors at both halves of every QP that was connected to it, after all that had
-    /// arrived has been delivered. Off: requesters get retry exceeded, pure receivers hear nothing.
+    /// When a process dies, the device raises QP errors ([`PEER_DIED`](super::PEER_DIED)) at both halves of every QP that was connected to it, after all
+    /// that had arrived has been delivered. Off: requesters get retry exceeded, pure receivers hear nothing.
     pub const DEATH_EVENT: u64 = 1 << 39;
     /// Memory is reached without pinning: registered pages may be unmapped and mapped again. Off: no on-demand paging is offered.
     pub const NO_PIN: u64 = 1 << 40;
@@ -58,6 +58,10 @@ pub mod cap {
         | LID_PATH
         | PORT_IPV4;
 }
+
+/// Syndrome of the error that [`cap::DEATH_EVENT`] announces: a code that the hardware does not use. A peer that merely no longer answers gives
+/// the hardware's 0x40.
+pub const PEER_DIED: u8 = 0x4f;
 
 /// With [`cap::PORT_IPV4`]: the address of IB port `port` of device `device`, whose MAC is 02:1d:a3:00:dd:pp.
 pub fn port_ipv4(device: u8, port: u8) -> [u8; 4] {

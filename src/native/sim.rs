@@ -114,7 +114,7 @@ impl Fabric {
                 .or_default()
                 .push_back(NativeEvent::QpError {
                     cookie,
-                    syndrome: 0x40,
+                    syndrome: kernel_abi::ext::PEER_DIED,
                 });
         }
     }

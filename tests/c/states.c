@@ -361,13 +361,63 @@ static void straddle(void)
     close_node(&n);
 }
 
+/* -- the sender has left in peace ----------------------------------------------------------- */
+
+/* For longer than a fabric with --retry-ms 300 waits for a peer. */
+static void left(void)
+{
+    for (int in_a_hurry = 0; in_a_hurry < 2; in_a_hurry++) {
+        struct node n = open_node(0), m = open_node(second);
+        unsigned char *from = pages(PAGE), *to = pages(PAGE);
+        struct ibv_mr *src = ibv_reg_mr(n.pd, from, PAGE, ALL_ACCESS), *dst = ibv_reg_mr(m.pd, to, PAGE, ALL_ACCESS);
+        struct ibv_qp *a = make_qp(&n, ALL_ACCESS), *b = make_qp(&m, ALL_ACCESS);
+        struct address at_a = address_of(a), at_b = address_of(b);
+        connect_qp(a, &at_b);
+        connect_qp(b, &at_a);
+        for (int i = 0; i < 10; i++)
+            post_recv(b, i, to, 64, dst->lkey);
+        struct ibv_wc wc;
+        post(a, 1, IBV_WR_RDMA_WRITE, from, 64, src->lkey, (uintptr_t)to, dst->rkey);
+        expect(n.cq, 1, IBV_WC_SUCCESS);
+        /* Both ends are busy, so the receiver has a promise to renew when the sender is gone. */
+        post_one_send(a, 2, src, from, 64);
+        for (int sent = 0, got = 0; (!in_a_hurry && !sent) || !got;) {
+            sent += ibv_poll_cq(n.cq, 1, &wc);
+            got += ibv_poll_cq(m.cq, 1, &wc);
+        }
+        if (in_a_hurry)
+            post_one_send(a, 3, src, from, 64);
+        CHECK(!ibv_destroy_qp(a));
+        usleep(1500000);
+        for (int more = in_a_hurry; poll_for(m.cq, &wc, 0.01); more--)
+            if (wc.status || !more)
+                FAIL("the receiver got %s", ibv_wc_status_str(wc.status));
+        struct ibv_qp_attr attr;
+        struct ibv_qp_init_attr init;
+        CHECK(!ibv_query_qp(b, &attr, IBV_QP_STATE, &init) && attr.qp_state == IBV_QPS_RTS);
+        /* Nobody is left to give the key up. */
+        CHECK(!ibv_dereg_mr(dst));
+        CHECK(!poll_for(m.cq, &wc, 0.1));
+        CHECK(dst = ibv_reg_mr(m.pd, to, PAGE, ALL_ACCESS));
+        post_one_send(b, 4, dst, to, 64);
+        for (int answered = 0; !answered;) {
+            CHECK(poll_for(m.cq, &wc, 10));
+            answered = wc.wr_id == 4 && wc.status == IBV_WC_RETRY_EXC_ERR;
+            CHECK(answered || wc.status == IBV_WC_WR_FLUSH_ERR);
+        }
+        CHECK(!ibv_destroy_qp(b) && !ibv_dereg_mr(src) && !ibv_dereg_mr(dst));
+        close_node(&n);
+        close_node(&m);
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
         void (*run)(void);
     } cases[] = {{"rtr-only", rtr_only}, {"late-rtr", late_rtr}, {"no-poll", no_poll}, {"write-target", write_target},          {"self", self},
-                 {"two-qps", two_qps},   {"two-contexts", two_contexts}, {"straddle", straddle}};
+                 {"two-qps", two_qps},   {"two-contexts", two_contexts}, {"straddle", straddle}, {"left", left}};
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3)
         for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)

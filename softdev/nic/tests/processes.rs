@@ -8,6 +8,7 @@
 mod common;
 use common::*;
 use gaudi_softnic::*;
+use kernel_abi::ext::PEER_DIED;
 use kernel_abi::gaudi2::{SendWqe, comp_type};
 use std::path::Path;
 use std::time::Duration;
@@ -245,7 +246,7 @@ fn a_killed_peer_is_an_event_at_once_and_is_reclaimed() {
     d.peer.ask(&[WRITE, 64, to, 5]);
     assert_eq!(d.node.fabric.snapshot().contexts.len(), 2);
     d.peer.kill();
-    d.node.expect_syndrome(&d.qp, 0x40);
+    d.node.expect_syndrome(&d.qp, PEER_DIED);
     assert_eq!(d.node.wait_recv().tag(), 5);
     assert_eq!(dst[0], 0x77);
     let s = d.node.fabric.snapshot();
@@ -267,7 +268,7 @@ fn a_killed_peer_is_an_event_at_once_and_is_reclaimed() {
 fn exec_is_a_death_as_well() {
     let mut d = duo();
     d.peer.tell(&[EXEC]);
-    d.node.expect_syndrome(&d.qp, 0x40);
+    d.node.expect_syndrome(&d.qp, PEER_DIED);
     let src = pages(1);
     let from = d.node.map_buffer(src);
     d.node.write(&mut d.qp, 64, from, d.remote, true, None);
@@ -385,7 +386,7 @@ fn a_writer_killed_inside_does_not_hold_up_unmap() {
         std::thread::sleep(Duration::from_micros(53 * round));
         d.peer.kill();
         d.node.accel.unmap(to).unwrap();
-        d.node.expect_syndrome(&d.qp, 0x40);
+        d.node.expect_syndrome(&d.qp, PEER_DIED);
         d.node.ctx.qp_stop(1, d.qp.id).unwrap();
     }
 }

@@ -157,6 +157,8 @@ pub struct Conn {
     pub srqn: u32,
     /// What ended the connection was a fault of our own.
     pub failed_here: bool,
+    /// It ended because the peer no longer answers, and no request of the program's was hurt.
+    pub peer_left: bool,
 
     /// The connection has failed: tear it down after this pump.
     pub dead: bool,
@@ -244,6 +246,7 @@ impl Conn {
             drop_at: 0,
             srqn: 0,
             failed_here: false,
+            peer_left: false,
             dead: false,
             unrung: false,
         }

@@ -129,6 +129,18 @@ pub fn fatal<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, status: u32) {
     c.dead = true;
 }
 
+/// The peer does not answer, whatever became of it. Only requests of the program fail by that: a receiver does not hear of a peer that has
+/// left in peace (IBTA 9.7.6.1.3 knows a timer of the requester alone), even if an acknowledgement of ours could not be delivered.
+pub fn unanswered<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
+    retire(qp, c, env);
+    if qp.sq.is_empty() && !uc::is(qp) {
+        c.peer_left = true;
+        c.dead = true;
+    } else {
+        fatal(qp, c, env, wc_status::RETRY_EXC_ERR);
+    }
+}
+
 /// RNR timers, and the transport's evidence that a peer is gone. `now` in nanoseconds.
 pub fn timers<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, now: u64) {
     if let Some(r) = c.rnr {
@@ -161,7 +173,7 @@ pub fn timers<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, now: u64) {
             (period.saturating_mul(u64::from(qp.attr.retry_cnt) + 1) / 1000).max(200_000);
         let stalled = env.nic.stalled_us(&qp.native);
         if stalled > limit_us {
-            fatal(qp, c, env, wc_status::RETRY_EXC_ERR);
+            unanswered(qp, c, env);
         }
     }
 }

@@ -11,7 +11,7 @@ use super::uc;
 use crate::native::Nic;
 use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
-pub use acknowledgements::{fatal, hear_acks, timers};
+pub use acknowledgements::{fatal, hear_acks, timers, unanswered};
 pub use answers::response;
 use kernel_abi::verbs::{qps, qpt, send_flag, wc_status, wr_opcode};
 use requests::{atomic, atomic_write, bind, invalidate, read, send, write};

@@ -2,9 +2,11 @@
 
 use super::super::cq::Arm;
 use super::super::qp::{AsyncEvent, Env, Qp};
+use super::super::queue::Stage;
 use super::Engine;
 use crate::native::{NativeEvent, Nic};
 use crate::rc::{self, requester};
+use kernel_abi::ext::PEER_DIED;
 use kernel_abi::gaudi2::syndrome;
 use kernel_abi::verbs::{event, qps, wc_status};
 
@@ -249,7 +251,7 @@ impl<N: Nic> Engine<N> {
         }
         let Some(mut c) = qp.conn.take() else { return };
         let status = match code {
-            syndrome::TIMER_RETRY => wc_status::RETRY_EXC_ERR,
+            syndrome::TIMER_RETRY | PEER_DIED => wc_status::RETRY_EXC_ERR,
             // The key was right, we checked it: the memory behind it is gone (hazard 12).
             syndrome::REQ_RX_RETRY => wc_status::REM_OP_ERR,
             syndrome::RX_RKEY => wc_status::REM_ACCESS_ERR,
@@ -262,11 +264,13 @@ impl<N: Nic> Engine<N> {
             qp.number(),
             syndrome::text(code)
         );
-        if !c.dead {
+        if code == syndrome::TIMER_RETRY && !c.dead {
+            requester::unanswered(qp, &mut c, &mut self.env);
+        } else if !c.dead {
             requester::fatal(qp, &mut c, &mut self.env, status);
         }
         qp.conn = Some(c);
-        qp.enter_error(&mut self.env);
+        qp.connection_over(&mut self.env);
     }
 
     /// A UC QP whose native connection has ended gets another one, so that a peer that comes (back) under the same number finds it.
@@ -287,11 +291,19 @@ impl<N: Nic> Engine<N> {
         self.qps[handle as usize] = Some(qp);
     }
 
-    /// Requests on a QP that has no connection: UC sends them all the same.
+    /// Requests on a QP that has no connection: UC sends them all the same, and who is connected hears now that the peer has left.
     pub(super) fn send_without_peer(&mut self, handle: u32) {
-        let uc = |qp: &Qp| rc::uc::is(qp) && matches!(qp.state, qps::RTS);
-        if !matches!(self.qps.get(handle as usize), Some(Some(qp)) if uc(qp)) {
+        let Some(Some(qp)) = self.qps.get_mut(handle as usize) else {
             return;
+        };
+        if qp.state != qps::RTS || qp.sq.is_empty() {
+            return;
+        }
+        if !rc::uc::is(qp) {
+            let head = qp.sq.head;
+            let e = qp.sq.at_mut(head);
+            (e.stage, e.status) = (Stage::Failed, wc_status::RETRY_EXC_ERR);
+            return qp.enter_error(&mut self.env);
         }
         self.revive(handle);
         if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {

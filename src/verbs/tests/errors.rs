@@ -145,3 +145,41 @@ fn who_does_not_forget_a_key_in_time_loses_the_connection() {
     }
     assert_eq!(b.mem[0], 0);
 }
+
+#[test]
+fn a_receiver_does_not_hear_of_a_peer_that_left_in_peace() {
+    let f = Fabric::default();
+    let (mut a, mut b) = pair(&f, 4096, 16, 7);
+    for id in 1..4 {
+        b.recv(id, 0, 64);
+    }
+    a.send(1, wr_opcode::SEND, 0, 16, (0, 0));
+    collect(&mut a, &mut b, 1, 1);
+    let qp = a.qp;
+    a.e.destroy_qp(qp).unwrap();
+    // Turning cold B has something to say to nobody.
+    b.e.cool_down();
+    f.fail(2);
+    assert_eq!(b.poll(), []);
+    assert_eq!(b.events(0x99), []);
+    let qp = b.qp;
+    assert_eq!(b.e.query_qp(qp).unwrap().attr.qp_state, qps::RTS);
+    b.recv(4, 0, 64);
+    assert_eq!(b.poll(), []);
+    // Who wants an answer learns that there is none.
+    b.send(5, wr_opcode::SEND, 0, 16, (0, 0));
+    b.send(6, wr_opcode::SEND, 0, 16, (0, 0));
+    let flush = wc_status::WR_FLUSH_ERR;
+    let mut got = statuses(&b.poll());
+    got.sort_unstable();
+    assert_eq!(
+        got,
+        [
+            (2, flush),
+            (3, flush),
+            (4, flush),
+            (5, wc_status::RETRY_EXC_ERR),
+            (6, flush)
+        ]
+    );
+}

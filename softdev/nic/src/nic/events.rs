@@ -8,7 +8,7 @@ use crate::NicEvent;
 use crate::fabric::Link;
 use crate::fabric::attach::lock;
 use crate::shm::fabric_file::{MAX_PORTS, MAX_QPS, qp_state};
-use kernel_abi::gaudi2::syndrome;
+use kernel_abi::ext::PEER_DIED;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::*;
 
@@ -159,7 +159,7 @@ impl NicContext {
             }
         }
         for qp in &hit {
-            self.fail(qp, syndrome::TIMER_RETRY);
+            self.fail(qp, PEER_DIED);
         }
         self.kick_event_word();
     }
