@@ -69,6 +69,8 @@ fn hbl_devices_are_in_the_tree() {
     );
     let counter = "/sys/class/infiniband/hbl_0/ports/1/hw_counters/tx_Octets";
     assert!(fabric.run("cat", &[counter]).trim().parse::<u64>().is_ok());
+    let lifespan = "/sys/class/infiniband/hbl_0/ports/1/hw_counters/lifespan";
+    assert_eq!(fabric.run("cat", &[lifespan]), "10\n");
     let find = fabric.run(
         "find",
         &["/sys/class/infiniband/", "-maxdepth", "1", "-type", "l"],

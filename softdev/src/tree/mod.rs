@@ -12,6 +12,7 @@ pub use device::{device_name, port_counter_names};
 
 use crate::paths::{self, Node, PCI_BUS};
 use gaudi_softnic::{Errno, FabricOptions, Result};
+use kernel_abi::hbl::PORT_COUNTERS;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno as Rx;
 use std::os::fd::OwnedFd;
@@ -207,6 +208,10 @@ pub fn counter_of(options: &FabricOptions, path: &[u8]) -> Option<(u32, u32, Str
     let text = std::str::from_utf8(path).ok()?;
     let mut parts = text.split('/').filter(|part| !part.is_empty()).rev();
     let counter = parts.next()?;
+    // `lifespan` beside them is none.
+    if !port_counter_names().contains(&counter) && !PORT_COUNTERS.contains(&counter) {
+        return None;
+    }
     let (_kind, port, _ports, device) =
         (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     let port: u32 = port
