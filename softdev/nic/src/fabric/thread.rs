@@ -168,6 +168,10 @@ fn wait_for(pipe: &Arc<WakePipe>, links: &[Arc<Link>], wait_us: Option<u64>) -> 
         if fd.revents().is_empty() {
             continue;
         }
+        if fd.revents().contains(PollFlags::NVAL) {
+            // The program has closed what is not its own (a loop over all numbers): at least not as a busy loop.
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         match i.checked_sub(1).and_then(|i| whose.get(i)) {
             None => seen.woken = true,
             Some(link) => {
