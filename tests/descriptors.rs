@@ -1,6 +1,7 @@
 //! What programs do with descriptors and threads around an open device (tests/c/descriptors.c).
 
 use gaudi_tests::{Fabric, compile, spawn};
+use std::process::Command;
 use std::time::Duration;
 
 fn case(name: &str) {
@@ -28,4 +29,34 @@ fn the_usual_limit_is_enough_for_two_hundred_channels() {
 #[test]
 fn no_write_reaches_the_file_behind_a_device() {
     case("strangers");
+}
+
+/// In a mount namespace of its own, where the fabrics lie on a file system of eight megabytes.
+#[test]
+fn a_full_file_system_is_an_error_and_no_signal() {
+    let root = rustix::process::geteuid().is_root();
+    if !root
+        || !Command::new("unshare")
+            .args(["-m", "true"])
+            .status()
+            .is_ok_and(|s| s.success())
+    {
+        eprintln!("skipped: no right to mount");
+        return;
+    }
+    let program = compile("descriptors");
+    let fabric = Fabric::two_devices();
+    let run = fabric.run(program.as_os_str(), ["room"]);
+    let mount = "mount -t tmpfs -o size=8m,mode=0700 none \"$GAUDI_SOFT_ROOT\" && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", mount, "sh"]);
+    command.arg(run.get_program()).args(run.get_args());
+    for (name, value) in run.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let done = spawn(command).finish(Duration::from_secs(60));
+    assert!(done.success(), "{done}");
 }

@@ -1,6 +1,6 @@
 /* What programs do with descriptors and threads around a device that is open.
 
-   descriptors CASE: full | main-exit | channels | strangers | close-all  (see tests/descriptors.rs) */
+   descriptors CASE: full | main-exit | channels | strangers | room  (see tests/descriptors.rs) */
 #define _GNU_SOURCE
 #include "util.h"
 #include <fcntl.h>
@@ -139,6 +139,54 @@ static void channels(void)
     close_node(&n);
 }
 
+static int fill_disk(char *path, size_t room)
+{
+    snprintf(path, room, "%s/../fill", getenv("GAUDI_SOFT_DIR"));
+    int fd = open(path, O_CREAT | O_EXCL | O_WRONLY, 0600);
+    CHECK(fd >= 0);
+    static char page[PAGE];
+    while (write(fd, page, sizeof(page)) == sizeof(page))
+        ;
+    CHECK(errno == ENOSPC);
+    return fd;
+}
+
+/* A file system without room for the fabric's records is an error, and no SIGBUS. */
+static void room(void)
+{
+    char path[512];
+    struct ibv_device **list = ibv_get_device_list(NULL);
+    CHECK(list && list[0]);
+    int fd = fill_disk(path, sizeof(path));
+    CHECK(!ibv_open_device(list[0]));
+    CHECK(!unlink(path) && !close(fd));
+    ibv_free_device_list(list);
+
+    struct node n = open_node(0);
+    works(&n);
+    fd = fill_disk(path, sizeof(path));
+    struct ibv_qp *qps[400];
+    int count = 0;
+    struct ibv_qp_init_attr init = {.send_cq = n.cq, .recv_cq = n.cq, .qp_type = IBV_QPT_RC, .cap = {16, 16, 1, 1, 0}};
+    while (count < 400 && (qps[count] = ibv_create_qp(n.pd, &init)))
+        count++;
+    if (count == 0 || count == 400 || errno != ENOMEM)
+        FAIL("%d QPs, then %s", count, strerror(errno));
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_INIT, .port_num = 1};
+    CHECK(!ibv_modify_qp(qps[0], &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS));
+    /* A peer that does not exist has no record either. */
+    struct address nowhere = address_of(qps[0]);
+    nowhere.qpn = (nowhere.qpn & ~0x1fffu) | 8000;
+    to_rtr(qps[0], &nowhere, 12);
+    to_rts(qps[0], 7);
+    usleep(200000);
+    while (count)
+        CHECK(!ibv_destroy_qp(qps[--count]));
+    CHECK(!unlink(path) && !close(fd));
+    works(&n);
+    close_node(&n);
+}
+
 int main(int argc, char **argv)
 {
     what = argc > 1 ? argv[1] : "";
@@ -148,6 +196,8 @@ int main(int argc, char **argv)
         main_exit();
     else if (!strcmp(what, "strangers"))
         strangers();
+    else if (!strcmp(what, "room"))
+        room();
     else if (!strcmp(what, "channels"))
         channels();
     else

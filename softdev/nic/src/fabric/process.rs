@@ -51,7 +51,7 @@ pub(super) fn reap_slot(file: &FabricFile, slot: u32) {
     if state::kind(word) == state::FREE {
         return;
     }
-    for device in 0..MAX_DEVICES {
+    for device in 0..file.devices() {
         for asid in 0..file.asid_high(device).load(Acquire).min(MAX_ASIDS) {
             let context = file.ctx(device, asid).state();
             let owned = context.load(Acquire);
@@ -71,7 +71,7 @@ pub(super) fn reap_slot(file: &FabricFile, slot: u32) {
 }
 
 fn free_qps(file: &FabricFile, device: u32, asid: u32) {
-    for port in 1..=MAX_PORTS {
+    for port in 1..=file.ports() {
         for qpn in 1..file.port(device, port).qp_high().load(Acquire).min(MAX_QPS) {
             if qp_state::asid(file.qp(device, port, qpn).state().load(Acquire)) == asid {
                 free_qp(file, device, port, qpn);
@@ -98,6 +98,7 @@ fn fold_counters(file: &FabricFile, device: u32, port: u32, record: QpRec<'_>) {
     let to = destination(&ReqCtx {
         words: record.req(),
     });
+    let to = to.filter(|(device, port)| *device < file.devices() && *port <= file.ports());
     for which in 0..3 {
         let sent = record.sent(which).swap(0);
         if sent == 0 {

@@ -39,8 +39,12 @@ impl NicContext {
         let from = hint.clamp(1, end);
         let qpn = (from..end)
             .chain(1..from)
-            .find(|qpn| self.claim_qp(port, *qpn))
-            .ok_or(Errno::EBUSY)?;
+            .find_map(|qpn| {
+                self.claim_qp(port, qpn)
+                    .map(|claimed| claimed.then_some(qpn))
+                    .transpose()
+            })
+            .ok_or(Errno::EBUSY)??;
         let _ = words.qp_hint().cas(hint, qpn + 1);
         let record = self.fabric.file.qp(self.device, port, qpn);
         let generation = record.generation().load(Relaxed).wrapping_add(1).max(1);
@@ -61,17 +65,19 @@ impl NicContext {
         Ok((qpn, generation))
     }
 
-    fn claim_qp(&self, port: u32, qpn: u32) -> bool {
+    fn claim_qp(&self, port: u32, qpn: u32) -> Result<bool> {
         let file = &self.fabric.file;
+        file.reserve_qp(self.device, port, qpn)?;
         let word = file.qp(self.device, port, qpn).state();
         let free = word.load(Acquire);
         if qp_state::asid(free) != 0 {
-            return false;
+            return Ok(false);
         }
         // First the bound of those who reap, then the claim.
         file.port(self.device, port).qp_high().max(qpn + 1);
-        word.cas(free, qp_state::next(free, u64::from(self.asid)))
-            .is_ok()
+        Ok(word
+            .cas(free, qp_state::next(free, u64::from(self.asid)))
+            .is_ok())
     }
 
     /// Changes the low half of a QP's state word if this context has the QP.

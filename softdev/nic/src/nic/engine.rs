@@ -353,7 +353,9 @@ impl NicContext {
         run: &mut Run,
         (device, port, qpn): (u32, u32, u32),
     ) -> Result<(), Step> {
-        if qpn >= MAX_QPS {
+        // A number that was never used has no record to look at.
+        let high = self.fabric.file.port(device, port).qp_high().load(Acquire);
+        if qpn >= high.min(MAX_QPS) {
             return Err(Step::Silent);
         }
         let record = self.fabric.file.qp(device, port, qpn);

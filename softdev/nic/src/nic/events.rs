@@ -85,6 +85,10 @@ impl NicContext {
 
     /// Whom to watch for the QP at the other end.
     pub(super) fn try_watch(&self, device: u32, port: u32, qpn: u32) -> Watch {
+        // A number that was never used has no record to look at.
+        if qpn >= self.fabric.file.port(device, port).qp_high().load(Acquire) {
+            return Watch::Wanted(device, port, qpn);
+        }
         let record = self.fabric.file.qp(device, port, qpn);
         let state = record.state().load(Acquire);
         let remote = match qp_state::asid(state) {

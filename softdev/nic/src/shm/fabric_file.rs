@@ -62,6 +62,9 @@ const fn layout_hash() -> u64 {
 
 pub(crate) struct FabricFile {
     map: Mapping,
+    fd: Fd,
+    devices: u32,
+    ports: u32,
 }
 
 /// Owner of a record, as its state word names it: process slot and incarnation of that slot.
@@ -313,6 +316,7 @@ impl FabricFile {
         let filled = ftruncate(&fd, FILE_SIZE)
             .map_err(Errno::from)
             .and_then(|()| {
+                reserve(&fd, 0, PROCS_AT)?;
                 let map = Mapping::new(&fd, PROCS_AT)?;
                 for (at, value) in (0..).step_by(8).zip(header(opts)) {
                     map.w64(at).store(value, Release);
@@ -365,7 +369,40 @@ impl FabricFile {
                 return Err(Errno::EINVAL);
             }
         }
-        Ok(FabricFile { map })
+        let file = FabricFile {
+            map,
+            fd: Fd::high(fd.dup()?),
+            devices: opts.devices,
+            ports: opts.ports,
+        };
+        reserve(
+            &file.fd,
+            0,
+            CTXS_AT + u64::from(opts.devices * MAX_ASIDS) * CTX_SIZE,
+        )?;
+        for device in 0..opts.devices {
+            for port in 1..=opts.ports {
+                reserve(&file.fd, Self::port_at(device, port), PORT_HEAD)?;
+            }
+        }
+        Ok(file)
+    }
+
+    /// Takes memory for a QP's record. Records below the port's `qp_high` have it.
+    pub(crate) fn reserve_qp(&self, device: u32, port: u32, qpn: u32) -> Result<()> {
+        if qpn < self.port(device, port).qp_high().load(Acquire) {
+            return Ok(());
+        }
+        let at = Self::port_at(device, port) + PORT_HEAD + u64::from(qpn % MAX_QPS) * QP_SIZE;
+        reserve(&self.fd, at, QP_SIZE)
+    }
+
+    pub(crate) fn devices(&self) -> u32 {
+        self.devices
+    }
+
+    pub(crate) fn ports(&self) -> u32 {
+        self.ports
     }
 
     pub(crate) fn proc(&self, slot: u32) -> ProcRec<'_> {
@@ -410,6 +447,17 @@ impl FabricFile {
     pub(crate) fn qp(&self, device: u32, port: u32, qpn: u32) -> QpRec<'_> {
         let at = Self::port_at(device, port) + PORT_HEAD + u64::from(qpn % MAX_QPS) * QP_SIZE;
         QpRec { map: &self.map, at }
+    }
+}
+
+/// Takes memory for a range now. A first access to a page for which the file system has no room is SIGBUS, even a read.
+fn reserve(fd: &Fd, at: u64, len: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    match fallocate(fd, FallocateFlags::KEEP_SIZE, at, len) {
+        // A file system without the call takes it as it comes.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(rustix::io::Errno::NOSPC) => Err(Errno::ENOMEM),
+        Err(e) => Err(e.into()),
     }
 }
 
