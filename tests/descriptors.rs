@@ -31,6 +31,11 @@ fn no_write_reaches_the_file_behind_a_device() {
     case("strangers");
 }
 
+#[test]
+fn a_program_that_closes_everything_keeps_its_processor() {
+    case("close-all");
+}
+
 /// In a mount namespace of its own, where the fabrics lie on a file system of eight megabytes.
 #[test]
 fn a_full_file_system_is_an_error_and_no_signal() {

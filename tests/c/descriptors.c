@@ -1,6 +1,6 @@
 /* What programs do with descriptors and threads around a device that is open.
 
-   descriptors CASE: full | main-exit | channels | strangers | room  (see tests/descriptors.rs) */
+   descriptors CASE: full | main-exit | channels | strangers | close-all | room  (see tests/descriptors.rs) */
 #define _GNU_SOURCE
 #include "util.h"
 #include <fcntl.h>
@@ -139,6 +139,29 @@ static void channels(void)
     close_node(&n);
 }
 
+static double cpu(void)
+{
+    struct rusage u;
+    CHECK(!getrusage(RUSAGE_SELF, &u));
+    return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
+}
+
+/* A program that closes what is not its own has no device afterwards, but it has its processor. */
+static void close_all(void)
+{
+    struct node n = open_node(0);
+    works(&n);
+    for (int fd = 1000; fd < 1200; fd++)
+        close(fd);
+    usleep(300000);
+    double before = cpu();
+    usleep(1000000);
+    double used = cpu() - before;
+    if (used > 0.05)
+        FAIL("%.2f s of processor time in a second of sleep", used);
+    _exit(0);
+}
+
 static int fill_disk(char *path, size_t room)
 {
     snprintf(path, room, "%s/../fill", getenv("GAUDI_SOFT_DIR"));
@@ -196,6 +219,8 @@ int main(int argc, char **argv)
         main_exit();
     else if (!strcmp(what, "strangers"))
         strangers();
+    else if (!strcmp(what, "close-all"))
+        close_all();
     else if (!strcmp(what, "room"))
         room();
     else if (!strcmp(what, "channels"))
