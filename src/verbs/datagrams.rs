@@ -353,7 +353,11 @@ impl Context {
             if self.receiver.stop.load(Ordering::Acquire) {
                 break;
             }
-            self.background(|e| while e.look_for_datagrams(None) {});
+            // Datagrams that come faster than they are taken, and be they garbage, must not keep the program from its lock.
+            let mut more = true;
+            while more && !self.receiver.stop.load(Ordering::Acquire) {
+                self.background(|e| more = e.look_for_datagrams(None));
+            }
         }
     }
 
