@@ -50,3 +50,12 @@ fn two_hundred_cycles_leave_nothing() {
         fabric.devices()
     );
 }
+
+#[test]
+fn opens_that_fail_leave_nothing() {
+    let program = compile("leak");
+    let fabric = Fabric::with(&[]);
+    let done =
+        spawn(fabric.run(program.as_os_str(), ["failing-opens"])).finish(Duration::from_secs(60));
+    assert!(done.success(), "{done}");
+}

@@ -531,23 +531,29 @@ pub fn block_signals() {
 }
 
 /// A page that the kernel zeroes in a forked child: how inherited contexts know that they are dead (hazard 23).
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct ForkMark(Window);
+
+impl Drop for ForkMark {
+    fn drop(&mut self) {
+        unmap(self.0);
+    }
+}
 
 impl ForkMark {
     pub fn new() -> Result<ForkMark> {
-        let w = map_anonymous(4096)?;
+        let mark = ForkMark(map_anonymous(4096)?);
         // SAFETY: our own fresh page.
         let r = unsafe {
             libc::madvise(
-                w.address() as *mut libc::c_void,
+                mark.0.address() as *mut libc::c_void,
                 4096,
                 libc::MADV_WIPEONFORK,
             )
         };
         check(r)?;
-        w.store32(0, 1);
-        Ok(ForkMark(w))
+        mark.0.store32(0, 1);
+        Ok(mark)
     }
 
     #[inline]

@@ -63,13 +63,14 @@ impl Context {
     pub fn open(cmd_fd: RawFd, accel: u32) -> Result<Arc<Context>> {
         user::prepare();
         let gaudi = Gaudi::open(cmd_fd, accel)?;
-        let (async_read, async_write) = kernel::event_pipe()?;
         let (bulk, ports, features) = (gaudi.bulk(), gaudi.ports(), gaudi.features());
         let device = gaudi.query_device()?;
         let event_word = gaudi.event_word();
+        let fork = ForkMark::new()?;
+        let (async_read, async_write) = kernel::event_pipe()?;
         let ctx = Arc::new(Context {
             engine: Mutex::new(Engine::new(gaudi)),
-            fork: ForkMark::new()?,
+            fork,
             bulk,
             pending: AtomicBool::new(false),
             looks: AtomicU64::new(0),
@@ -91,7 +92,14 @@ impl Context {
             .name("gaudi-agent".into())
             .stack_size(256 << 10)
             .spawn(move || agent.run())
-            .map_err(|_| Errno::EAGAIN)?;
+            .map_err(|_| {
+                for fd in [ctx.async_read, ctx.async_write, ctx.async_back] {
+                    if fd >= 0 {
+                        kernel::close(fd);
+                    }
+                }
+                Errno::EAGAIN
+            })?;
         if let Ok(mut a) = ctx.agent.lock() {
             *a = Some(thread);
         }
@@ -506,13 +514,11 @@ impl Context {
                 continue;
             }
             match self.event_word {
-                Some(w) if deep => {
-                    self.asleep.store(true, Ordering::SeqCst);
-                    kernel::futex_wait(w, seen, DEEP_SLEEP_NS);
-                    self.asleep.store(false, Ordering::SeqCst);
-                }
-                Some(w) => kernel::futex_wait(w, seen, tick),
+                Some(w) => kernel::futex_wait(w, seen, if deep { DEEP_SLEEP_NS } else { tick }),
                 None => std::thread::sleep(Duration::from_nanos(tick)),
+            }
+            if deep {
+                self.asleep.store(false, Ordering::SeqCst);
             }
         }
     }
@@ -559,6 +565,10 @@ impl Context {
             && !e.env.timers
             && !self.pending.load(Ordering::Relaxed)
             && !e.env.nic.arm();
+        if deep {
+            // Under the lock: who gets it next finds us asleep already, and bumps the word that we looked at before.
+            self.asleep.store(true, Ordering::SeqCst);
+        }
         self.leave_agent(e);
         deep
     }

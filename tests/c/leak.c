@@ -2,6 +2,7 @@
  *
  * Usage: leak CYCLES. At the end it prints "closed" and sleeps, so that the fabric can be looked at from outside. */
 #include "util.h"
+#include <sys/resource.h>
 #include <dirent.h>
 
 struct counts {
@@ -70,8 +71,42 @@ static void cycle(int i)
     free(buffer);
 }
 
+/* Opens that fail at every possible point for want of descriptors, and the first that succeeds. */
+static void failing_opens(void)
+{
+    struct rlimit old, low;
+    CHECK(!getrlimit(RLIMIT_NOFILE, &old));
+    struct ibv_device **list = ibv_get_device_list(NULL);
+    CHECK(list && list[0]);
+    ibv_close_device(ibv_open_device(list[0]));
+    struct counts before = count();
+    struct ibv_context *ctx = NULL;
+    for (int more = 0; !ctx; more++) {
+        if (more > 100)
+            FAIL("no open succeeds");
+        low = old;
+        low.rlim_cur = before.descriptors + more;
+        CHECK(!setrlimit(RLIMIT_NOFILE, &low));
+        ctx = ibv_open_device(list[0]);
+        CHECK(!setrlimit(RLIMIT_NOFILE, &old));
+        if (!ctx) {
+            struct counts after = count();
+            if (after.descriptors != before.descriptors || after.memfds != before.memfds || after.maps > before.maps + 1)
+                FAIL("an open that failed with %d more descriptors left %d descriptors and %d mappings", more,
+                     after.descriptors - before.descriptors, after.maps - before.maps);
+        }
+    }
+    CHECK(!ibv_close_device(ctx));
+    ibv_free_device_list(list);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc > 1 && !strcmp(argv[1], "failing-opens")) {
+        what = argv[1];
+        failing_opens();
+        return 0;
+    }
     int cycles = argc > 1 ? atoi(argv[1]) : 200;
     what = "leak";
     for (int i = 0; i < 20; i++)

@@ -52,11 +52,20 @@ pub struct Gaudi {
     pending: bool,
 }
 
+/// An open that fails half-way leaves nothing behind.
+impl Drop for Gaudi {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Gaudi {
     /// Brings a context up on a fresh command descriptor.
     pub fn open(cmd_fd: RawFd, accel: u32) -> Result<Gaudi> {
         let accel_fd = kernel::open_accel(accel)?;
-        Gaudi::with_accel(cmd_fd, accel_fd).inspect_err(|_| kernel::close(accel_fd))
+        let mut g = Gaudi::with_accel(cmd_fd, accel_fd).inspect_err(|_| kernel::close(accel_fd))?;
+        g.set_up()?;
+        Ok(g)
     }
 
     fn with_accel(cmd_fd: RawFd, accel_fd: RawFd) -> Result<Gaudi> {
@@ -81,7 +90,8 @@ impl Gaudi {
             kernel::move_high(alloc.answered(uverbs::async_event::alloc::FD_HANDLE) as RawFd);
         kernel::set_nonblocking(async_fd);
         let arena = if ext.cap_mask & cap::ARENA != 0 {
-            kernel::map_device(cmd_fd, ext.arena_handle, ext.arena_size as usize)?
+            kernel::map_device(cmd_fd, ext.arena_handle, ext.arena_size as usize)
+                .inspect_err(|_| kernel::close(async_fd))?
         } else {
             kernel::no_window()
         };
@@ -90,7 +100,7 @@ impl Gaudi {
         } else {
             None
         };
-        let mut g = Gaudi {
+        Ok(Gaudi {
             cmd_fd,
             accel_fd,
             async_fd,
@@ -105,9 +115,7 @@ impl Gaudi {
             next_block: 0,
             channels: HashMap::new(),
             pending: false,
-        };
-        g.set_up()?;
-        Ok(g)
+        })
     }
 
     /// PD, WQ arrays of every port, CQs, FIFOs.
@@ -228,6 +236,10 @@ impl Gaudi {
 
     /// Gives everything back that the kernel object tree does not take down with the descriptor.
     pub fn close(&mut self) {
+        let accel_fd = std::mem::replace(&mut self.accel_fd, -1);
+        if accel_fd < 0 {
+            return;
+        }
         for fd in self.channels.drain().map(|(_, w)| w) {
             kernel::close(fd);
         }
@@ -253,7 +265,7 @@ impl Gaudi {
             self.pd,
         );
         kernel::close(self.async_fd);
-        kernel::close(self.accel_fd);
+        kernel::close(accel_fd);
         kernel::unmap(self.arena);
         self.arena = kernel::no_window();
     }
