@@ -10,6 +10,7 @@ use common::pair::*;
 use common::*;
 use gaudi_softnic::*;
 use kernel_abi::gaudi2::{Doorbell, SendWqe, comp_type, opcode};
+use std::time::Duration;
 
 #[test]
 fn requester_errors_have_their_syndromes() {
@@ -112,6 +113,52 @@ fn a_wrong_key_ends_both_halves() {
     p.b.expect_syndrome(&p.qb, 0x10);
     assert!(dst.iter().all(|b| *b == 0));
     assert!(p.b.poll_recv().is_none() && p.a.poll_send().is_none());
+}
+
+/// The number went to somebody else while a requester still had it: the new owner hears nothing of that, whatever the keys.
+#[test]
+fn a_stale_requester_does_not_disturb_the_next_owner_of_a_number() {
+    let mut p = pair();
+    let (src, dst) = (pages(1), pages(1));
+    let (from, to) = (p.a.map_buffer(src), p.b.map_buffer(dst));
+    p.a.write(&mut p.qa, 64, from, to, true, Some(1));
+    p.b.wait_recv();
+    p.a.wait_send();
+    p.b.ctx.qp_free(1, p.qb.id).unwrap();
+    let mut next = p.b.alloc();
+    while next.id != p.qb.id {
+        p.b.ctx.qp_free(1, next.id).unwrap();
+        next = p.b.alloc();
+    }
+    assert_ne!(next.generation, p.qb.generation);
+    p.b.responder_key(&next, p.a.address(&p.qa), KEY + 1);
+    p.a.write(&mut p.qa, 64, from, to, true, Some(1));
+    p.a.expect_syndrome(&p.qa, 0x40);
+    assert_eq!((p.b.syndrome(&next), p.b.events()), (None, vec![]));
+}
+
+/// What a peer found out about a connection does not hit the next one of the same QP.
+#[test]
+fn a_late_word_about_an_ended_connection_is_forgotten() {
+    let (src, dst) = (pages(1), pages(1));
+    let mut p = pair();
+    let (from, to) = (p.a.map_buffer(src), p.b.map_buffer(dst));
+    for round in 0..50 {
+        p.b.responder_key(&p.qb, p.a.address(&p.qa), KEY + 1);
+        p.a.write(&mut p.qa, 64, from, to, true, Some(1));
+        // The word is under way to the thread of B's device, or has been taken in.
+        p.b.ctx.qp_stop(1, p.qb.id).unwrap();
+        p.b.sink.0.lock().unwrap().clear();
+        p.b.responder(&p.qb, p.a.address(&p.qa));
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!(p.b.events(), vec![], "round {round}");
+        p.a.expect_syndrome(&p.qa, 0x48);
+        p.a.ctx.qp_stop(1, p.qa.id).unwrap();
+        p.a.sink.0.lock().unwrap().clear();
+        p.b.ctx.qp_stop(1, p.qb.id).unwrap();
+        let to = p.b.address(&p.qb);
+        p.a.connect(&mut p.qa, to, 16);
+    }
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct NicContext {
     pub(super) rings: Mutex<Ranges>,
     pub(super) registers: Registers,
     pub(super) schedule: Schedule,
+    /// Held while a peer's word about a QP is taken in, and while such words are thrown away.
+    pub(super) reports: Mutex<()>,
 }
 
 impl NicContext {
@@ -112,6 +114,7 @@ impl NicContext {
             rings: Mutex::new(Ranges::new(layout.wq_rings(), layout.rings)),
             registers: Registers::new(),
             schedule: Schedule::default(),
+            reports: Mutex::new(()),
         });
         // From here on dropping the context gives the ASID back.
         rdma.file.reserve(layout.event(), rdma::PAGE)?;

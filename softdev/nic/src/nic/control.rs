@@ -293,6 +293,7 @@ impl NicContext {
         control.requester_set = false;
         self.invalidate_qp(port, qpn);
         self.wait_accesses();
+        self.forget_reports(port, qpn);
         if let Some(qp) = self.qp(port, qpn) {
             *lock(&qp.watch) = Watch::Nobody;
             qp.syndrome.store(0, SeqCst);

@@ -377,6 +377,7 @@ impl NicContext {
         let res = ResCtx {
             words: record.res(),
         };
+        let generation = record.generation().load(Acquire);
         std::sync::atomic::fence(Acquire);
         if record.state().load(SeqCst) != state {
             return Err(Step::Silent);
@@ -395,13 +396,29 @@ impl NicContext {
         let cq = (2..super::rdma_layout::CQS)
             .contains(&cq)
             .then(|| CqAt::new(remote.layout, port, cq));
-        let generation = record.generation().load(Acquire);
-        *lock(&qp.watch) = Watch::Peer {
+        let mut watch = lock(&qp.watch);
+        let known = match &*watch {
+            _ if run.peer != 0 => run.peer,
+            Watch::Peer {
+                remote,
+                port: p,
+                qpn: q,
+                generation,
+            } if (remote.device, *p, *q) == (device, port, qpn) => *generation,
+            _ => generation,
+        };
+        // The number belongs to somebody else by now, who must not hear of us. The posted device hands numbers out anew at each reset.
+        if known != generation && !self.fabric.opts.strict {
+            return Err(Step::Silent);
+        }
+        run.peer = generation;
+        *watch = Watch::Peer {
             remote: remote.clone(),
             port,
             qpn,
             generation,
         };
+        drop(watch);
         run.target = Some(Target {
             remote,
             state,

@@ -64,10 +64,14 @@ impl NicContext {
     }
 
     fn take_report(&self, port: u32, qpn: u32) {
+        let _taking = lock(&self.reports);
         let found = self
             .map
             .w32(rdma::SYNDROME + 4 * rdma::qp_index(port, qpn))
             .swap(0);
+        if found == 0 {
+            return;
+        }
         // Only a QP that receives can have been written to; anything else is a late word about an earlier one.
         let state = self
             .fabric
@@ -81,6 +85,14 @@ impl NicContext {
         ) {
             self.fail(qp, found as u8);
         }
+    }
+
+    /// Throws away what peers found out about the connection that ended, which is not the next one's business. They have all left.
+    pub(super) fn forget_reports(&self, port: u32, qpn: u32) {
+        let _none_half_taken = lock(&self.reports);
+        self.map
+            .w32(rdma::SYNDROME + 4 * rdma::qp_index(port, qpn))
+            .store(0, SeqCst);
     }
 
     /// Whom to watch for the QP at the other end.

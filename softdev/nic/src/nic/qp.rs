@@ -109,6 +109,8 @@ pub(crate) struct Run {
     /// Device, port and QP number of the peer; `None` for an address that is nowhere.
     pub(crate) dest: Option<(u32, u32, u32)>,
     pub(crate) target: Option<Target>,
+    /// Generation of the peer's number when it was first found; 0 for not yet.
+    pub(crate) peer: u32,
     pub(crate) mtu_shift: u32,
     pub(crate) limit_us: u64,
     /// Sent: bytes, messages, packets.
