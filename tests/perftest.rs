@@ -1,4 +1,4 @@
-//! perftest 4.5, unmodified: each tool with each of its axes.
+//! perftest 4.5, unmodified: each tool with each of its axes. The latency tools themselves refuse `-q`, `-b` and `-l`, the write tools `-r`.
 
 use gaudi_tests::{Fabric, Failures, rows, run_pair, start_pair};
 use std::time::Duration;
@@ -32,8 +32,9 @@ fn run(cases: &[String]) {
     let mut failures = Failures::default();
     for (i, args) in cases.iter().enumerate() {
         // The first ones within a device and between two, the others in turn: each run costs perftest a second to measure the clock.
+        // All of both with GAUDI_TESTS_LONG.
         let both = [SAME, TWO];
-        let devices = if i < 8 {
+        let devices = if i < 8 || std::env::var_os("GAUDI_TESTS_LONG").is_some() {
             &both[..]
         } else {
             &both[i % 2..][..1]
@@ -74,6 +75,8 @@ fn bandwidth_cases(tool: &str) -> Vec<String> {
         "-x 0 -n 200",
         "-x 2 -n 200",
         "-m 1024 -n 200",
+        "-m 2048 -n 200",
+        "-D 1 -q 16 -Q 10",
     ];
     axes.iter().map(|axis| format!("{tool} {axis}")).collect()
 }
@@ -90,7 +93,10 @@ fn latency_cases(tool: &str) -> Vec<String> {
         "-I 0 -n 500",
         "-I 220 -s 220 -n 1000",
         "--mr_per_qp -n 500",
+        "-Q 1 -n 500",
         "-x 1 -n 200",
+        "-m 1024 -n 200",
+        "-m 2048 -n 200",
     ];
     axes.iter().map(|axis| format!("{tool} {axis}")).collect()
 }
