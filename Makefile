@@ -82,7 +82,8 @@ install: build
 	install -D -m 755 $(TARGET)/release/gaudi-soft $(DESTDIR)$(PREFIX)/bin/gaudi-soft
 	install -D -m 644 $(TARGET)/release/libgaudi_softdev.so $(DESTDIR)$(PREFIX)/lib/gaudi-verbs/libgaudi_softdev.so
 	install -D -m 644 $(TARGET)/release/libgaudi.so $(DESTDIR)$(PREFIX)/lib/gaudi-verbs/libgaudi.so
-	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/gaudi-verbs README.md LICENSE-MIT LICENSE-APACHE docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/gaudi-verbs README.md LICENSE-* docs/*.md
+	install -D -m 644 man/gaudi-soft.1 $(DESTDIR)$(PREFIX)/share/man/man1/gaudi-soft.1
 
 clean:
 	$(CARGO) clean
