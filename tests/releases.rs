@@ -219,7 +219,7 @@ fn python_module(
         &module,
     ];
     let mut command = release.run(fabric, python, &args);
-    command.current_dir(dir);
+    command.current_dir(dir).env("PATH", without_rdma_tool(dir));
     let done = spawn(command).finish(Duration::from_secs(180));
     let ends = outcomes(&done.stderr);
     if ran(&done.stderr) != Some(ends.len()) || !done.success() {
@@ -232,4 +232,18 @@ fn python_module(
     }
     let passed = ends.values().filter(|end| **end == End::Ok).count();
     Ok((passed, ends.len() - passed))
+}
+
+/// Newer tests ask `rdma link` for the device's network interface and do not take an error for an answer. The tool speaks RDMA netlink,
+/// which the soft device refuses (docs/limits.md): another one in front of it says that there is no such link.
+fn without_rdma_tool(dir: &Path) -> std::ffi::OsString {
+    use std::os::unix::fs::PermissionsExt;
+    let bin = dir.join("bin");
+    std::fs::create_dir_all(&bin).expect("a folder");
+    let tool = bin.join("rdma");
+    std::fs::write(&tool, "#!/bin/sh\necho '[]'\n").expect("a script");
+    std::fs::set_permissions(&tool, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(bin).chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).expect("a PATH")
 }
