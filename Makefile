@@ -63,7 +63,7 @@ test:
 	fi
 
 # Other releases of rdma-core, in folders: nothing of them is installed.
-RELEASES ?= trixie sid
+RELEASES ?= trixie
 test-releases:
 	$(call packages,$(TEST_PACKAGES))
 	$(CARGO) build --release
