@@ -67,7 +67,7 @@ fn pump_conn<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
     if !c.dead {
         news |= responder::pump(qp, c, env);
     }
-    if !c.revoke_queue.is_empty() || !c.revoked.is_empty() {
+    if !c.revoke_queue.is_empty() || !c.revoked.is_empty() || c.invalidating {
         responder::revocations(qp, c, env);
     }
     if !c.responses.is_empty() {

@@ -181,6 +181,17 @@ fn invalidated<N: Nic>(qp: &Qp, c: &mut Conn, env: &mut Env<N>, h: &Header) -> O
     if h.flags & flag::INVALIDATE == 0 || c.invalidated == Some(h.seq) {
         return None;
     }
+    // The data of a READ before it may still be waiting to be written from there.
+    if c.read_end
+        .is_some_and(|end| msg::reached(qp.native.ci, end))
+    {
+        c.read_end = None;
+    }
+    let answering = |r: &Response| matches!(r, Response::Read { .. });
+    if c.read_end.is_some() || c.responses.iter().any(answering) {
+        c.invalidating = true;
+        return Some(Outcome::Blocked);
+    }
     // The sender has dropped the key itself.
     match env.invalidate(h.aux, qp.handle, qp.pd, Some(qp.handle)) {
         Step::Done => {
@@ -578,6 +589,7 @@ pub fn answer<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
                             },
                         );
                         from += len;
+                        c.read_end = Some(native.pi);
                     }
                 }
                 c.commit_response(nic, native, off, kind::READ_DONE, 0, seq, 0, wake);
@@ -634,22 +646,22 @@ pub fn revocations<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
                 i += 1;
             }
         }
-        if !c.revoked.is_empty() && qp.native.notified != qp.native.pi && qp.native.free_slots() > 1
-        {
-            // Nothing that is posted will tell: ask for a completion by writing the ack line once more.
-            let (l, r) = (c.base + msg::STAGE_ACK as u64, c.peer + msg::ACK as u64);
-            env.nic.post(
-                &mut qp.native,
-                &Write {
-                    local: l,
-                    remote: r,
-                    len: msg::ACK_BYTES as u32,
-                    tag: 0,
-                    notify_remote: false,
-                    notify_local: true,
-                },
-            );
-            c.unrung = true;
-        }
+    }
+    let unfinished = !c.revoked.is_empty() || (c.invalidating && c.read_end.is_some());
+    if unfinished && qp.native.notified != qp.native.pi && qp.native.free_slots() > 1 {
+        // Nothing that is posted will tell: ask for a completion by writing the ack line once more.
+        let (l, r) = (c.base + msg::STAGE_ACK as u64, c.peer + msg::ACK as u64);
+        env.nic.post(
+            &mut qp.native,
+            &Write {
+                local: l,
+                remote: r,
+                len: msg::ACK_BYTES as u32,
+                tag: 0,
+                notify_remote: false,
+                notify_local: true,
+            },
+        );
+        c.unrung = true;
     }
 }

@@ -11,7 +11,7 @@ use crate::native::{NativeQp, Nic};
 use crate::rc::conn::Conn;
 use crate::rc::msg;
 use crate::ud::port::Port;
-use kernel_abi::verbs::{event, qps, send_flag, wc_opcode, wc_status, wr_opcode};
+use kernel_abi::verbs::{event, qps, qpt, send_flag, wc_opcode, wc_status, wr_opcode};
 
 /// An asynchronous event for the program: IBV_EVENT_* and its element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,7 +223,8 @@ impl Qp {
         }
     }
 
-    /// Everything that is left in both queues is flushed (IBTA 10.3.1.5): failed sends keep their status, finished receives their success.
+    /// Everything that is left in both queues is flushed (IBTA 10.3.1.5): the first send keeps its status if it has failed, the
+    /// first receives their success.
     pub fn flush<N: Nic>(&mut self, env: &mut Env<N>) {
         if self.state == qps::SQE {
             return self.flush_sends(env);
@@ -234,24 +235,31 @@ impl Qp {
     }
 
     pub fn flush_sends<N: Nic>(&mut self, env: &mut Env<N>) {
+        // Behind the first that did not succeed there are only flushed ones, also those that failed here while it was on its way.
+        let mut first = true;
         while self.sq.head != self.sq.tail {
             let e = *self.sq.at(self.sq.head);
             if self.sq.head == self.sq.issued {
                 self.sq.issued = self.sq.issued.wrapping_add(1);
             }
-            let status = if e.stage == Stage::Failed {
+            let status = if e.stage == Stage::Failed && std::mem::take(&mut first) {
                 e.status
             } else {
                 wc_status::WR_FLUSH_ERR
             };
+            first = false;
             self.complete_send(env, status);
         }
     }
 
     pub fn flush_receives<N: Nic>(&mut self, env: &mut Env<N>) {
+        // A message behind one that did not arrive was not acknowledged either; on UC nobody asks.
+        let mut missing = false;
         while self.rq.head != self.rq.tail {
             let e = *self.rq.at(self.rq.head);
-            let wc = if e.done {
+            missing |= !e.done;
+            let in_order = !missing || self.qp_type == qpt::UC || e.wc.status != wc_status::SUCCESS;
+            let wc = if e.done && in_order {
                 e.wc
             } else {
                 Wc {

@@ -144,8 +144,10 @@ pub struct Conn {
     pub revoked: Vec<(u32, u32)>,
     /// Blocked at the head of the request ring for want of a receive.
     pub rnr_blocked: bool,
-    /// Blocked there until peers have forgotten the key that a SEND invalidates.
+    /// Blocked there until peers have forgotten the key that a SEND invalidates, and READs before it have their data.
     pub invalidating: bool,
+    /// Native index behind the data of the last READ that was answered.
+    pub read_end: Option<u32>,
     /// Request whose invalidation has been done.
     pub invalidated: Option<u32>,
     /// The first message has come (IBV_EVENT_COMM_EST is behind us).
@@ -241,6 +243,7 @@ impl Conn {
             revoked: Vec::new(),
             rnr_blocked: false,
             invalidating: false,
+            read_end: None,
             invalidated: None,
             established: false,
             drop_at: 0,

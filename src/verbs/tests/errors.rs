@@ -1,6 +1,6 @@
 //! How connections end, and what of it the program sees.
 
-use super::rig::{ALL, End, collect, pair};
+use super::rig::{ALL, End, collect, pair, wr};
 use crate::native::sim::Fabric;
 use crate::rc::msg::{self, nak};
 use crate::verbs::types::{QpAttr, Wc};
@@ -182,4 +182,55 @@ fn a_receiver_does_not_hear_of_a_peer_that_left_in_peace() {
             (6, flush)
         ]
     );
+}
+
+/// The error state at any moment: behind the first request or message that did not succeed everything is flushed, on both sides, also a
+/// small message that lies behind a large one whose payload is still on its way, and a request that failed here meanwhile.
+#[test]
+fn nothing_succeeds_behind_what_was_flushed() {
+    let mut mixed = 0;
+    for steps in 0..80usize {
+        let f = Fabric::default();
+        let (mut a, mut b) = pair(&f, 65536, 32, 7);
+        b.recv(1, 0, 30000);
+        b.recv(2, 40000, 100);
+        b.recv(3, 41000, 100);
+        f.lock().delayed = true;
+        let (large, small) = ([a.sge(0, 30000)], [a.sge(0, 64)]);
+        let mut foreign = [a.sge(0, 64)];
+        foreign[0].lkey ^= 0x5500;
+        a.post(&wr(1, wr_opcode::SEND, &large, (0, 0)));
+        a.post(&wr(2, wr_opcode::SEND, &small, (0, 0)));
+        a.post(&wr(3, wr_opcode::SEND, &foreign, (0, 0)));
+        let (mut sent, mut received) = (Vec::new(), Vec::new());
+        for turn in 0..steps {
+            f.step(turn);
+            sent.extend(a.poll());
+            received.extend(b.poll());
+        }
+        for x in [&mut a, &mut b] {
+            let attr = QpAttr {
+                qp_state: qps::ERR,
+                ..QpAttr::default()
+            };
+            x.e.modify_qp(x.qp, &attr, qp_attr::STATE).unwrap();
+        }
+        sent.extend(a.poll());
+        received.extend(b.poll());
+        assert_eq!((sent.len(), received.len()), (3, 3), "{steps}");
+        for list in [&sent, &received] {
+            let good = list
+                .iter()
+                .take_while(|w| w.status == wc_status::SUCCESS)
+                .count();
+            mixed += u32::from(good > 0 && good < 3);
+            assert!(
+                list[(good + 1).min(3)..]
+                    .iter()
+                    .all(|w| w.status == wc_status::WR_FLUSH_ERR),
+                "after {steps} steps: {list:?}"
+            );
+        }
+    }
+    assert!(mixed > 0, "no moment was in the middle");
 }

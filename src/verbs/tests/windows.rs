@@ -504,3 +504,47 @@ fn nothing_is_written_after_an_invalidation_has_completed() {
     }
     assert!(late > 100, "the schedules were too kind: {late}");
 }
+
+/// A READ that came before the SEND that takes its memory away has its data.
+#[test]
+fn a_send_that_invalidates_does_not_overtake_the_data_of_a_read() {
+    for steps in 0..60usize {
+        let f = Fabric::default();
+        let (mut a, mut b) = pair(&f, 16384, 32, 7);
+        let mr = bindable(&mut b);
+        let mw = b.e.alloc_mw(b.pd, true).unwrap();
+        let (key, addr) = (mw.rkey + 1, b.at(0));
+        b.post(&bind(key, mr, addr, 8192, REMOTE));
+        ok(&collect(&mut a, &mut b, 0, 1).1);
+        b.mem[..8192].fill(7);
+        b.recv(9, 12000, 64);
+        f.lock().delayed = true;
+        let (s, t) = ([a.sge(0, 8000)], [a.sge(9000, 16)]);
+        a.post(&wr(1, wr_opcode::RDMA_READ, &s, (addr, key)));
+        a.post(&SendWr {
+            imm: key,
+            ..wr(2, wr_opcode::SEND_WITH_INV, &t, (0, 0))
+        });
+        // B's device does nothing for a while; what A's sends arrives.
+        let (mut sent, mut received) = (Vec::new(), Vec::new());
+        for turn in 0..4000 {
+            if turn < steps {
+                f.step(0);
+            } else {
+                f.step(turn);
+            }
+            sent.extend(a.poll());
+            let before = received.len();
+            received.extend(b.poll());
+            if received.len() > before {
+                assert!(
+                    a.mem[..8000].iter().all(|x| *x == 7),
+                    "after {steps} steps the memory went before the READ"
+                );
+            }
+        }
+        ok(&sent);
+        ok(&received);
+        assert_eq!((sent.len(), received.len()), (2, 1), "{steps}");
+    }
+}
