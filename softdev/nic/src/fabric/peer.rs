@@ -297,11 +297,21 @@ impl Fabric {
         peers.remotes.retain(|_, r| !Arc::ptr_eq(&r.link, link));
     }
 
-    /// Forgets what is mapped of a context of this process, so that closing it gives its memory back.
+    /// Forgets what is mapped of a context of this process, so that closing it gives its memory back; with the last one also the
+    /// other processes, whose descriptors nobody needs any more.
     pub(crate) fn drop_remote(&self, device: u32, nonce: u64) {
-        lock(&self.peers)
-            .remotes
-            .retain(|_, r| (r.device, r.nonce) != (device, nonce));
+        let last = self.local_contexts().is_empty();
+        let mut peers = lock(&self.peers);
+        if !last {
+            peers
+                .remotes
+                .retain(|_, r| (r.device, r.nonce) != (device, nonce));
+            return;
+        }
+        *peers = Peers::default();
+        drop(peers);
+        // It watches them.
+        self.wake_thread();
     }
 }
 
