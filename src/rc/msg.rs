@@ -30,8 +30,8 @@ pub const ACK_BYTES: usize = 64;
 /// Header and trailer.
 pub const HEADER: usize = 16;
 pub const TRAILER: usize = 8;
-/// Longest SEND whose payload travels in the mailbox.
-pub const EAGER_MAX: usize = 4096;
+/// Longest SEND whose payload travels in the mailbox: a page and the header that layers above (UCX, MPI) put before it.
+pub const EAGER_MAX: usize = 4096 + 64;
 /// Most SGEs of a receive.
 pub const MAX_SGE: usize = 16;
 
