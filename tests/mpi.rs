@@ -70,3 +70,27 @@ fn collectives() {
         ],
     );
 }
+
+/// MPICH's ch4:ucx; NOLOCAL keeps its own shared memory out.
+#[test]
+fn mpich() {
+    let fabric = Fabric::with(&[]);
+    let mut failures = Failures::default();
+    for (ranks, program, most) in [(2, "mpi_p2p", "1048576"), (4, "mpi_coll", "33")] {
+        let program = compile_with(program, "mpicc.mpich");
+        let line = format!(
+            "env MPIR_CVAR_NOLOCAL=1 UCX_TLS=rc_v,self UCX_NET_DEVICES=hbl_0:1 mpirun.mpich -np {ranks}"
+        );
+        let result = run(&fabric, &line, program.as_ref(), most);
+        failures.note(&format!("{ranks} ranks of MPICH"), result);
+    }
+    failures.check();
+}
+
+#[test]
+fn one_sided() {
+    each(
+        "mpi_rma",
+        &[(4, "rc_v,self", "win_allocate"), (2, "rc_v,self", "")],
+    );
+}

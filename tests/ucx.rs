@@ -170,3 +170,22 @@ fn ucx_over_ud_alone() {
     let sent = sent_datagrams() - before;
     assert!(sent >= bytes / 4096, "{sent} datagrams for {bytes} bytes");
 }
+
+/// Two hundred connections of one process to another, each with work on it at the same time.
+#[test]
+fn two_hundred_connections() {
+    let fabric = Fabric::with(&[]);
+    for tool in ["ib_send_bw -q 200 -t 8 -r 8", "ib_write_bw -q 200 -t 8"] {
+        let tool = format!("{tool} -F -s 4096 -n 40");
+        run_pair(
+            |port| {
+                (
+                    fabric.line(&format!("{tool} -p {port}")),
+                    fabric.line(&format!("{tool} -p {port} 127.0.0.1")),
+                )
+            },
+            Duration::from_secs(60),
+        )
+        .unwrap_or_else(|why| panic!("{tool}\n{why}"));
+    }
+}
