@@ -1,7 +1,7 @@
 # make demo     set everything up, build, show the device at work
 # make test     every check and test
 # make test-releases  the provider under rdma-core of other Debian releases
-# make bench    ratios against peers measured in the same run
+# make bench    ratios against peers measured in the same run; PLOT=docs/img writes the pictures of the README
 # make lint     formatting, clippy, documentation
 # make install  PREFIX=/usr/local, DESTDIR= for packages
 # make clean
@@ -14,8 +14,9 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # What Debian calls the things that we need; each list is installed only where something of it is missing.
 RUN_PACKAGES   := libibverbs1 ibverbs-utils ibverbs-providers perftest
 BUILD_PACKAGES := gcc libc6-dev
-TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils libibverbs-dev python3-pyverbs rdma-core iproute2 ucx-utils openmpi-bin libopenmpi-dev
-BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) libibverbs-dev ucx-utils
+TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils libibverbs-dev python3-pyverbs rdma-core iproute2 ucx-utils openmpi-bin libopenmpi-dev \
+    mpich libmpich-dev
+BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) libibverbs-dev ucx-utils openmpi-bin libopenmpi-dev
 
 .PHONY: all build demo test test-releases bench lint install clean
 
@@ -76,6 +77,7 @@ bench:
 	$(CARGO) build --release
 	$(TARGET)/release/setup
 	$(TARGET)/release/gaudi-bench
+	$(TARGET)/release/transports $(if $(PLOT),--plot $(PLOT))
 
 # gaudi-soft finds the libraries in ../lib/gaudi-verbs.
 install: build

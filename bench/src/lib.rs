@@ -5,7 +5,9 @@
 //! copy and UCX reach at that moment, and what counts is the ratio.
 
 pub mod bare;
+pub mod plot;
 pub mod report;
 pub mod rig;
 pub mod spike;
 pub mod tools;
+pub mod transports;

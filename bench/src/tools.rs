@@ -31,7 +31,7 @@ impl From<io::Error> for Failure {
 }
 
 /// What perftest prints in MB and MB/sec is 2^20 bytes; ucx_perftest's too.
-const MEGABYTE: f64 = 1048576.0;
+pub(crate) const MEGABYTE: f64 = 1048576.0;
 
 /// A bandwidth test's last line.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,18 +140,18 @@ impl Tools {
     }
 }
 
-fn pinned(cpu: usize, program: &str) -> Command {
+pub(crate) fn pinned(cpu: usize, program: &str) -> Command {
     let mut command = Command::new("taskset");
     command.arg("-c").arg(cpu.to_string()).arg(program);
     command
 }
 
-fn free_port() -> io::Result<u16> {
+pub(crate) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// Starts the server, then the client once the server listens; the client's output if both succeed.
-fn serve(server: Command, client: Command, port: u16) -> Result<String, Failure> {
+pub(crate) fn serve(server: Command, client: Command, port: u16) -> Result<String, Failure> {
     let mut server = Running::start(server)?;
     let since = Instant::now();
     while !listens(port) {
@@ -185,13 +185,13 @@ fn serve(server: Command, client: Command, port: u16) -> Result<String, Failure>
 }
 
 /// A started program, killed with all its children if nobody waits for it.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     output: Option<[JoinHandle<String>; 2]>,
 }
 
 impl Running {
-    fn start(mut command: Command) -> io::Result<Running> {
+    pub(crate) fn start(mut command: Command) -> io::Result<Running> {
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -212,7 +212,7 @@ impl Running {
         })
     }
 
-    fn finish(mut self, until: Instant, who: &str) -> Result<String, Failure> {
+    pub(crate) fn finish(mut self, until: Instant, who: &str) -> Result<String, Failure> {
         let status = loop {
             if let Some(status) = self.child.try_wait()? {
                 break Some(status);
