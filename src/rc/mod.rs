@@ -79,6 +79,8 @@ fn pump_conn<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
         requester::pump(qp, c, env);
     }
     requester::ring(qp, c, env);
+    // A NAK that ends the connection goes with it unless it has been written before (hazard 4).
+    c.dead |= c.closing && !c.ack_dirty && qp.native.ci == qp.native.pi;
     news
 }
 

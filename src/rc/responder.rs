@@ -28,6 +28,9 @@ const BATCH: u32 = 64;
 #[inline]
 pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
     let mut any = false;
+    if c.closing {
+        return false;
+    }
     for _ in 0..BATCH {
         let Some((h, p)) = c.next_request() else {
             break;
@@ -63,7 +66,8 @@ pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
                 c.executed = h.seq.wrapping_sub(1);
                 c.nak = (code, 0, h.seq);
                 c.ack_dirty = true;
-                c.dead = true;
+                c.closing = true;
+                qp.halted = true;
                 break;
             }
         }
@@ -73,6 +77,10 @@ pub fn pump<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
 
 fn execute<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: usize) -> Outcome {
     match h.kind {
+        // A large SEND before it is still coming in: it takes effect first (IBTA 9.5).
+        kind::READ | kind::CAS | kind::FETCH_ADD | kind::ATOMIC_WRITE if !c.inbound.is_empty() => {
+            Outcome::Blocked
+        }
         kind::SEND => send(qp, c, env, h, p),
         kind::RTS => rts(qp, c, env, h),
         kind::IMM => imm(qp, c, env, h),

@@ -89,7 +89,11 @@ impl Qp {
         let failed_here = self.conn.as_ref().is_some_and(|c| c.failed_here);
         if is(self) && !failed_here {
             self.fall_silent(env);
-        } else if self.conn.as_ref().is_some_and(|c| c.peer_left) {
+        } else if self
+            .conn
+            .as_ref()
+            .is_some_and(|c| c.peer_left && !c.closing)
+        {
             self.stop(env);
         } else {
             self.enter_error(env);

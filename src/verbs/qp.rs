@@ -242,7 +242,8 @@ impl Qp {
             if self.sq.head == self.sq.issued {
                 self.sq.issued = self.sq.issued.wrapping_add(1);
             }
-            let status = if e.stage == Stage::Failed && std::mem::take(&mut first) {
+            // What failed behind something that did not complete is flushed like it.
+            let status = if e.stage == Stage::Failed && first {
                 e.status
             } else {
                 wc_status::WR_FLUSH_ERR

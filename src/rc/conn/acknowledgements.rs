@@ -1,7 +1,7 @@
 //! The ack line, the promise to look, and the abort word.
 
 use super::Conn;
-use crate::native::{NativeQp, Nic};
+use crate::native::{NativeQp, Nic, Write};
 use crate::rc::msg::{self, AckLine};
 
 impl Conn {
@@ -44,6 +44,25 @@ impl Conn {
             self.peer + msg::ACK as u64,
         );
         self.write(nic, qp, l, r, msg::ACK_BYTES as u32, self.peer_number, true);
+        nic.ring(qp);
+        self.unrung = false;
+    }
+
+    /// Does the peer still answer? All that we sent has been written, and yet it may have gone before it looked. The device knows, once it
+    /// has something to write again.
+    pub fn probe<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        self.stage_ack();
+        nic.post(
+            qp,
+            &Write {
+                local: self.base + msg::STAGE_ACK as u64,
+                remote: self.peer + msg::ACK as u64,
+                len: msg::ACK_BYTES as u32,
+                tag: 0,
+                notify_remote: false,
+                notify_local: true,
+            },
+        );
         nic.ring(qp);
         self.unrung = false;
     }

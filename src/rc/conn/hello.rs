@@ -16,7 +16,7 @@ impl Conn {
             nonce: self.nonce,
             from: self.my_number,
             to: self.peer_number,
-            request_lines: msg::REQUEST_LINES,
+            request_lines: self.lines,
             response_lines: msg::RESPONSE_LINES,
             eager_max: msg::EAGER_MAX as u32,
             max_recv_sge: self.max_recv_sge,
@@ -59,7 +59,7 @@ impl Conn {
             return Ok(false);
         }
         let fits = h.version == msg::VERSION
-            && h.request_lines == msg::REQUEST_LINES
+            && h.request_lines == self.lines
             && h.response_lines == msg::RESPONSE_LINES
             && h.eager_max as usize == msg::EAGER_MAX
             && msg::feature::fit(self.features, h.features);

@@ -1,6 +1,8 @@
 //! A connection between two QPs: the two mailboxes, sequence numbers and credits, and how a message becomes a native WRITE.
 
 mod acknowledgements;
+#[cfg(test)]
+mod digest;
 mod hello;
 mod requests;
 mod responses;
@@ -85,6 +87,9 @@ pub struct Conn {
     pub max_recv_sge: u32,
     pub max_dest_rd_atomic: u32,
 
+    /// Lines of the request rings, each way; tests make them fewer.
+    pub lines: u32,
+
     // Requester half.
     pub tx_seq: u32,
     tx_line: u32,
@@ -118,7 +123,7 @@ pub struct Conn {
     /// Inline staging: next slot, and the native index after which each is free.
     pub inline_next: usize,
     pub inline_end: [u32; msg::INLINE_SLOTS],
-    /// When the oldest unacknowledged request began to wait (ns), for the transport check.
+    /// When we began to wait for the peer, or last probed it (ns); 0: not known yet.
     pub waiting_since: u64,
 
     // Responder half.
@@ -162,6 +167,8 @@ pub struct Conn {
     /// It ended because the peer no longer answers, and no request of the program's was hurt.
     pub peer_left: bool,
 
+    /// A NAK is on its way that ends the connection: when it has been written, it is dead.
+    pub closing: bool,
     /// The connection has failed: tear it down after this pump.
     pub dead: bool,
     /// Something was posted and not rung.
@@ -202,6 +209,7 @@ impl Conn {
             features: 0,
             max_recv_sge,
             max_dest_rd_atomic,
+            lines: msg::REQUEST_LINES,
             tx_seq: 0,
             tx_line: 0,
             tx_lines: 0,
@@ -250,6 +258,7 @@ impl Conn {
             srqn: 0,
             failed_here: false,
             peer_left: false,
+            closing: false,
             dead: false,
             unrung: false,
         }
@@ -329,7 +338,7 @@ impl Conn {
         tag: u32,
         notify: bool,
     ) {
-        let local_done = qp.pi.wrapping_sub(qp.notified) >= RING_ENTRIES / 4;
+        let local_done = self.closing || qp.pi.wrapping_sub(qp.notified) >= RING_ENTRIES / 4;
         nic.post(
             qp,
             &Write {

@@ -7,18 +7,14 @@ use crate::rc::msg::{self, Header, LINE, flag, kind};
 impl Conn {
     /// Lines that may be sent now.
     fn credit(&self) -> u32 {
-        msg::REQUEST_LINES
-            - self
-                .tx_lines
-                .wrapping_sub(self.ack.freed)
-                .min(msg::REQUEST_LINES)
+        self.lines - self.tx_lines.wrapping_sub(self.ack.freed).min(self.lines)
     }
 
     /// Finds room for a request with `len` bytes behind the header: its offset in staging. None: no credit or no native slots now.
     #[inline]
     pub fn begin<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp, len: usize) -> Option<usize> {
         let lines = msg::lines_for(len);
-        let rest = msg::REQUEST_LINES - self.tx_line;
+        let rest = self.lines - self.tx_line;
         let need = if lines > rest { rest + lines } else { lines };
         if self.credit() < need || qp.free_for_requests() < 3 {
             return None;
@@ -96,7 +92,7 @@ impl Conn {
         );
         self.tx_lines = self.tx_lines.wrapping_add(lines);
         self.tx_line += lines;
-        if self.tx_line >= msg::REQUEST_LINES {
+        if self.tx_line >= self.lines {
             self.tx_line = 0;
         }
     }
@@ -109,7 +105,7 @@ impl Conn {
         let h = msg::arrived(
             &self.win,
             off,
-            msg::REQUEST + msg::REQUEST_LINES as usize * LINE,
+            msg::REQUEST + self.lines as usize * LINE,
             self.rx_seq.wrapping_add(1),
             nonce,
             false,
@@ -130,7 +126,7 @@ impl Conn {
         let lines = u32::from(h.lines);
         self.freed = self.freed.wrapping_add(lines);
         self.rx_line += lines;
-        if self.rx_line >= msg::REQUEST_LINES {
+        if self.rx_line >= self.lines {
             self.rx_line = 0;
         }
         self.ack_dirty = true;

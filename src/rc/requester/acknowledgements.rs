@@ -9,6 +9,9 @@ use crate::verbs::qp::{AsyncEvent, Env, Qp};
 use crate::verbs::queue::Stage;
 use kernel_abi::verbs::{event, wc_status};
 
+/// A peer that owes us an answer is probed so often.
+const PROBE_NS: u64 = 100_000_000;
+
 /// Looks at the ack line. True when it moved.
 #[inline]
 pub fn hear_acks<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) -> bool {
@@ -165,6 +168,17 @@ pub fn timers<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, now: u64) {
     }
     if uc::gave_up(qp, c, env) {
         c.dead = true;
+    }
+    if !c.dead && c.waiting() {
+        if c.waiting_since == 0 {
+            c.waiting_since = now;
+        } else if now.saturating_sub(c.waiting_since) >= PROBE_NS
+            && msg::reached(qp.native.ci, qp.native.notified)
+            && qp.native.free_slots() > 1
+        {
+            c.waiting_since = now;
+            c.probe(&mut env.nic, &mut qp.native);
+        }
     }
     if !c.dead && c.waiting() && qp.attr.timeout != 0 {
         // IBTA 9.7.6.1.3: 4.096 us * 2^timeout, retried; never less than a busy machine needs to run the peer's modify_qp.

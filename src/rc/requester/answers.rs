@@ -111,7 +111,8 @@ fn answered(qp: &mut Qp, c: &mut Conn, seq: u32) -> bool {
 /// Clear to send: the payload goes where the receive lies.
 fn cts<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &msg::Header, p: usize) -> bool {
     let Some(i) = qp.sq.find(h.aux, Stage::Rendezvous) else {
-        return false;
+        // It may have run out of RNR retries while its receive was posted: then nothing is sent.
+        return qp.sq.find(h.aux, Stage::Failed).is_some();
     };
     let n = h.len as usize;
     if n > msg::MAX_SGE {

@@ -347,6 +347,8 @@ pub(super) fn atomic_write<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, 
         e.rkey,
         16,
     );
+    // A WRITE behind it would go before the owner has looked.
+    c.last_send = Some(seq);
     let s = qp.sq.at_mut(i);
     s.seq = seq;
     s.stage = Stage::Ack;

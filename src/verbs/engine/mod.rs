@@ -3,6 +3,8 @@
 
 mod attributes;
 mod completions;
+#[cfg(test)]
+mod digest;
 mod pairs;
 mod progress;
 mod registration;

@@ -3,6 +3,7 @@
 mod basics;
 mod datagrams;
 mod errors;
+mod model;
 mod numbers;
 mod random;
 mod regions;

@@ -24,21 +24,20 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn new(f: &Fabric, device: u8, bytes: usize, wr: u32) -> End {
+        let mut end = End::bare(f, device, vec![0u8; bytes], 4096);
+        (end.qp, end.num) = end.create(wr);
+        end
+    }
+
+    /// Without a QP.
+    pub(crate) fn bare(f: &Fabric, device: u8, mem: Vec<u8>, cqe: u32) -> End {
         crate::native::user::prepare();
         let mut e = Engine::new(f.nic(device));
         let pd = e.alloc_pd().unwrap();
-        let cq = e.create_cq(4096, Some(7), 0xc0).unwrap().handle;
-        let mem = vec![0u8; bytes];
-        let mr = e
-            .reg_mr(
-                pd,
-                mem.as_ptr() as u64,
-                bytes as u64,
-                mem.as_ptr() as u64,
-                ALL,
-            )
-            .unwrap();
-        let mut end = End {
+        let cq = e.create_cq(cqe, Some(7), 0xc0).unwrap().handle;
+        let (at, len) = (mem.as_ptr() as u64, mem.len() as u64);
+        let mr = e.reg_mr(pd, at, len, at, ALL).unwrap();
+        End {
             e,
             pd,
             cq,
@@ -46,9 +45,7 @@ impl End {
             num: 0,
             mem,
             mr,
-        };
-        (end.qp, end.num) = end.create(wr);
-        end
+        }
     }
 
     pub(crate) fn create(&mut self, wr: u32) -> (u32, u32) {

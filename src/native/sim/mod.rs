@@ -1,7 +1,11 @@
 //! A scripted device for protocol tests: several contexts in one process share a fabric; WRITEs happen at the doorbell, or one by
 //! one when the test says so.
 
-use std::collections::{HashMap, VecDeque};
+pub mod digest;
+mod memory;
+mod schedule;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -11,9 +15,10 @@ use super::{
 };
 use crate::verbs::types::{Errno, Result};
 
-type Key = (u8, u8, u32);
+/// Device, port and native id of a QP.
+pub type Key = (u8, u8, u32);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct SimQp {
     connected: bool,
     cookie: u64,
@@ -21,15 +26,17 @@ struct SimQp {
     win: Option<Window>,
     keys: (u32, u32),
     queue: VecDeque<(Write, u32)>,
+    /// Bytes of the oldest WRITE that have arrived before the others.
+    torn: usize,
     failed: bool,
 }
 
 #[derive(Default)]
 pub struct Inner {
-    qps: HashMap<Key, SimQp>,
-    requester: HashMap<u8, VecDeque<Completion>>,
-    responder: HashMap<u8, VecDeque<Completion>>,
-    events: HashMap<u8, VecDeque<NativeEvent>>,
+    qps: BTreeMap<Key, SimQp>,
+    requester: BTreeMap<u8, VecDeque<Completion>>,
+    responder: BTreeMap<u8, VecDeque<Completion>>,
+    events: BTreeMap<u8, VecDeque<NativeEvent>>,
     dead: Vec<u8>,
     /// WRITEs wait for `step`.
     pub delayed: bool,
@@ -41,6 +48,15 @@ pub struct Inner {
     pub mapped: i64,
     pub writes: u64,
     pub notifications: u64,
+    /// Completions wait for `tell`, by the device and QP that they are for.
+    pub held: Option<BTreeMap<(Key, bool), VecDeque<Completion>>>,
+    mailboxes: Vec<Window>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        memory::give_back(&mut self.mailboxes);
+    }
 }
 
 #[derive(Clone, Default)]
@@ -56,7 +72,7 @@ impl Fabric {
             fabric: self.clone(),
             device,
             next: 1,
-            unsent: HashMap::new(),
+            unsent: BTreeMap::new(),
             nonce: u64::from(device) << 50,
         }
     }
@@ -141,12 +157,7 @@ impl Inner {
         let (Some((w, slot)), Some(to)) = (q.queue.front().copied(), q.to) else {
             return false;
         };
-        let ready = !q.failed
-            && self
-                .qps
-                .get(&to)
-                .is_some_and(|p| p.connected && p.to == Some(k) && p.keys.0 == q.keys.1);
-        if !ready {
+        if !self.is_ready(k) {
             return false;
         }
         let (Some(src), Some(dst)) = (self.translate(k.0, w.local), self.translate(to.0, w.remote))
@@ -157,31 +168,40 @@ impl Inner {
         self.writes += 1;
         if w.notify_remote {
             self.notifications += 1;
-            self.responder
-                .entry(to.0)
-                .or_default()
-                .push_back(Completion {
-                    port: to.1,
-                    id: to.2,
-                    slot,
-                    tag: w.tag,
-                });
+            self.complete(to, true, slot, w.tag);
         }
         if w.notify_local {
-            self.requester
-                .entry(k.0)
-                .or_default()
-                .push_back(Completion {
-                    port: k.1,
-                    id: k.2,
-                    slot,
-                    tag: 0,
-                });
+            self.complete(k, false, slot, 0);
         }
         if let Some(q) = self.qps.get_mut(&k) {
             q.queue.pop_front();
+            q.torn = 0;
         }
         true
+    }
+
+    /// The peer takes what `k` writes.
+    fn is_ready(&self, k: Key) -> bool {
+        self.qps.get(&k).is_some_and(|q| {
+            let peer = q.to.and_then(|to| self.qps.get(&to));
+            !q.failed
+                && peer.is_some_and(|p| p.connected && p.to == Some(k) && p.keys.0 == q.keys.1)
+        })
+    }
+
+    fn complete(&mut self, to: Key, responder: bool, slot: u32, tag: u32) {
+        let c = Completion {
+            port: to.1,
+            id: to.2,
+            slot,
+            tag,
+        };
+        let list = match (&mut self.held, responder) {
+            (Some(held), _) => held.entry((to, responder)).or_default(),
+            (None, true) => self.responder.entry(to.0).or_default(),
+            (None, false) => self.requester.entry(to.0).or_default(),
+        };
+        list.push_back(c);
     }
 }
 
@@ -189,7 +209,7 @@ pub struct SimNic {
     fabric: Fabric,
     device: u8,
     next: u32,
-    unsent: HashMap<u32, Vec<(Write, u32)>>,
+    unsent: BTreeMap<u32, Vec<(Write, u32)>>,
     nonce: u64,
 }
 
@@ -246,11 +266,9 @@ impl Nic for SimNic {
     }
 
     fn qp_connect(&mut self, qp: &mut NativeQp, to: &Connect) -> Result<Window> {
-        let bytes = vec![0u128; super::MAILBOX_BYTES / 16].leak();
-        let base = NonNull::new(bytes.as_mut_ptr().cast::<u8>()).unwrap();
-        // SAFETY: leaked for the life of the test, 16-byte aligned.
-        let win = unsafe { Window::new(base, super::MAILBOX_BYTES) };
         let mut f = self.fabric.lock();
+        let win = memory::mailbox();
+        f.mailboxes.push(win);
         let q = f
             .qps
             .get_mut(&(self.device, qp.port, qp.id))
