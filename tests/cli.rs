@@ -47,6 +47,75 @@ fn failures_have_the_codes_of_env() {
     assert_eq!(code(usage), Some(125));
 }
 
+/// Each failure is a sentence that says what to do.
+#[test]
+fn failures_say_what_to_do() {
+    use std::os::unix::fs::PermissionsExt;
+    let fabric = Fabric::with(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &[u8], mode: u32| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let says = |program: &std::path::Path, code: i32, what: &str| {
+        let done = finish(fabric.run(program, [""; 0]));
+        assert_eq!(done.status.and_then(|s| s.code()), Some(code), "{done}");
+        assert!(done.stderr.contains(what), "{what} is not in {done}");
+    };
+    says("no-such-program-anywhere".as_ref(), 127, "in PATH?");
+    says(&file("plain", b"text", 0o644), 126, "chmod +x");
+    says(
+        &file("lost", b"#!/no/such/interpreter\n", 0o755),
+        127,
+        "interpreter",
+    );
+    says(
+        &file("format", b"\x7fELF", 0o755),
+        126,
+        "no program of this machine",
+    );
+    // Another loader, and another width: a word before it fails to start.
+    let mut other = std::fs::read("/bin/true").unwrap();
+    let at = other.windows(8).position(|w| w == b"ld-linux").unwrap();
+    other[at..at + 8].copy_from_slice(b"ld-musl-");
+    says(&file("musl", &other, 0o755), 127, "for another C library");
+    let mut narrow = std::fs::read("/bin/true").unwrap();
+    narrow[4] = 1;
+    says(&file("narrow", &narrow, 0o755), 126, "a 32-bit program");
+    // A folder that cannot be made.
+    let mut nowhere = fabric.line("true");
+    nowhere.env(
+        "GAUDI_SOFT_ROOT",
+        file("not-a-folder", b"", 0o600).join("x"),
+    );
+    let done = finish(nowhere);
+    assert_eq!(done.status.and_then(|s| s.code()), Some(125), "{done}");
+    assert!(done.stderr.contains("Set GAUDI_SOFT_ROOT"), "{done}");
+}
+
+#[test]
+fn the_log_has_levels() {
+    let fabric = Fabric::with(&[]);
+    let said = |level: &str| {
+        let mut command = fabric.line("ibv_devinfo");
+        command.env("GAUDI_LOG", level);
+        let done = finish(command);
+        assert!(done.success(), "{done}");
+        done.stderr
+    };
+    assert_eq!((said(""), said("off"), said("error")), Default::default());
+    let info = said("info");
+    assert!(
+        info.contains("gaudi-softdev[") && info.contains("INFO: fabric "),
+        "{info}"
+    );
+    assert!(!info.contains("DEBUG"), "{info}");
+    assert!(said("debug").contains("DEBUG: opens Uverbs(0)"));
+    assert!(said("loud").contains("none of off, error, warn, info, debug and trace"));
+}
+
 #[test]
 fn the_process_is_the_program() {
     let fabric = Fabric::with(&[]);

@@ -41,8 +41,13 @@ pub mod cap {
     /// (posted kernels know only hardware blocks). Off: no `ibv_alloc_dm`.
     pub const DRAM_BLOCK: u64 = 1 << 42;
 
-    /// A port's IPv4 address follows from its MAC, and from its LID ([`port_ipv4`](super::port_ipv4)). Off: datagrams need IPv4 GIDs.
+    /// A port's IPv4 address follows from its MAC, and from its LID ([`port_ipv4`](super::port_ipv4)). Off: GIDs are the addresses that
+    /// they say, IPv4-mapped or IPv6, of the interface that the GID query names.
     pub const PORT_IPV4: u64 = 1 << 43;
+
+    /// `PvTable::note` keeps words about a QP ([`note`](super::note)) for people who look at the device, as the kernel's
+    /// restrack does. Off: `rdma resource` and the like show what the kernel knows by itself.
+    pub const QP_NOTES: u64 = 1 << 44;
 
     /// All of them: what the soft device says unless it is told to be strict.
     pub const ALL: u64 = MULTI_CONTEXT
@@ -56,7 +61,33 @@ pub mod cap {
         | NO_PIN
         | DRAM_BLOCK
         | LID_PATH
-        | PORT_IPV4;
+        | PORT_IPV4
+        | QP_NOTES;
+}
+
+/// Words that a provider may note about a QP, with [`cap::QP_NOTES`]. Counters only grow while the QP lives.
+pub mod note {
+    /// Verbs QP type in bits 0..8, verbs state + 1 in bits 8..16; 0: nothing noted.
+    pub const TYPE_STATE: u32 = 0;
+    /// What left and came by the port's Ethernet side.
+    pub const SENT_BYTES: u32 = 1;
+    pub const SENT_PACKETS: u32 = 2;
+    pub const RECEIVED_BYTES: u32 = 3;
+    pub const RECEIVED_PACKETS: u32 = 4;
+    pub const COUNT: u32 = 5;
+
+    pub const fn type_state(qp_type: u32, state: u32) -> u64 {
+        (qp_type & 0xff) as u64 | (((state + 1) & 0xff) as u64) << 8
+    }
+
+    /// Type and state; None when nothing was noted.
+    pub const fn split_type_state(word: u64) -> Option<(u32, u32)> {
+        let state = (word >> 8 & 0xff) as u32;
+        if state == 0 {
+            return None;
+        }
+        Some((word as u32 & 0xff, state - 1))
+    }
 }
 
 /// Syndrome of the error that [`cap::DEATH_EVENT`] announces: a code that the hardware does not use. A peer that merely no longer answers gives
@@ -175,11 +206,13 @@ pub struct PvTable {
     /// `fn(cookie: u64, port: u32, qpn: u32) -> u64`: for how many microseconds the QP's oldest WQE has got no answer from
     /// its peer (peer QP not ready or gone); 0 when it is not waiting for that.
     pub stalled_us: u64,
+    /// `fn(cookie: u64, port: u32, qpn: u32, which: u32, value: u64)`: keeps one word about the QP ([`note`]).
+    pub note: u64,
 }
-const _: () = assert!(size_of::<PvTable>() == 56);
+const _: () = assert!(size_of::<PvTable>() == 64);
 
 /// Version of [`PvTable`].
-pub const PV_VERSION: u32 = 1;
+pub const PV_VERSION: u32 = 2;
 /// Work is left over.
 pub const PV_PENDING: u32 = 1;
 /// Most payload bytes that one doorbell call moves before it leaves the rest to `progress`.

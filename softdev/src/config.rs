@@ -12,6 +12,8 @@ pub const ENV_PORTS: &str = "GAUDI_SOFT_PORTS";
 pub const ENV_STRICT: &str = "GAUDI_SOFT_STRICT";
 /// Devices for the stock rxe provider: objects but no data path.
 pub const ENV_RXE: &str = "GAUDI_SOFT_RXE";
+/// Interfaces of the ports, device by device, separated by commas; not set: loopback.
+pub const ENV_NETDEV: &str = "GAUDI_SOFT_NETDEV";
 /// Upper bound of a QP's retries, in milliseconds.
 pub const ENV_RETRY_MS: &str = "GAUDI_SOFT_RETRY_MS";
 
@@ -85,6 +87,16 @@ fn parse_with(
         retry_limit_ms: number(ENV_RETRY_MS, 0, 0, u32::MAX)?,
         rxe: flag(ENV_RXE)?,
     })
+}
+
+/// Names of the interfaces that ports are bound to.
+pub(crate) fn netdevs_from_env() -> Vec<String> {
+    let value = std::env::var(ENV_NETDEV).unwrap_or_default();
+    value
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_string)
+        .collect()
 }
 
 /// What [`options_from_env`] reads back in a child process.

@@ -12,5 +12,6 @@
 
 pub mod config;
 pub mod face;
+mod netdev;
 pub mod paths;
 pub mod tree;

@@ -572,6 +572,7 @@ pub struct Pv {
     cq_arm: extern "C" fn(u64, u32, u32, u32) -> u32,
     raise: extern "C" fn(u64, i32, u64) -> i32,
     stalled_us: extern "C" fn(u64, u32, u32) -> u64,
+    note: extern "C" fn(u64, u32, u32, u32, u64),
 }
 
 impl Pv {
@@ -590,6 +591,7 @@ impl Pv {
             t.cq_arm,
             t.raise,
             t.stalled_us,
+            t.note,
         ];
         if t.version != PV_VERSION || (t.size as usize) < size_of::<PvTable>() || all.contains(&0) {
             return None;
@@ -620,6 +622,10 @@ impl Pv {
             stalled_us: unsafe {
                 std::mem::transmute::<u64, extern "C" fn(u64, u32, u32) -> u64>(t.stalled_us)
             },
+            // SAFETY: as above.
+            note: unsafe {
+                std::mem::transmute::<u64, extern "C" fn(u64, u32, u32, u32, u64)>(t.note)
+            },
         })
     }
 
@@ -647,6 +653,10 @@ impl Pv {
 
     pub fn stalled_us(&self, port: u8, qpn: u32) -> u64 {
         (self.stalled_us)(self.cookie, u32::from(port), qpn)
+    }
+
+    pub fn note(&self, port: u8, qpn: u32, which: u32, value: u64) {
+        (self.note)(self.cookie, u32::from(port), qpn, which, value);
     }
 }
 

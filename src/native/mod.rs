@@ -9,6 +9,7 @@ pub mod user;
 pub mod window;
 
 use crate::verbs::types::Result;
+use core::net::IpAddr;
 pub use window::Window;
 
 /// Entries of a native send ring (and of its receive ring). One stays free: PI == CI means empty.
@@ -195,6 +196,10 @@ pub enum NativeEvent {
         port: u8,
         up: bool,
     },
+    /// A port's GID table has changed.
+    Gids {
+        port: u8,
+    },
     Fatal,
 }
 
@@ -206,6 +211,16 @@ pub enum Raised {
     Full,
     /// It is no channel (any more): trying again would not help.
     Lost,
+}
+
+/// An address of a port's Ethernet side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortAddress {
+    pub ip: IpAddr,
+    /// The interface that has it.
+    pub ifindex: u32,
+    /// GID indices that stand for it, as bits.
+    pub indices: u64,
 }
 
 /// Device memory that the CPU reaches through a mapping.
@@ -236,8 +251,10 @@ pub trait Nic: Send {
     fn qp_stop(&mut self, qp: &mut NativeQp) -> Result<()>;
     fn qp_destroy(&mut self, qp: NativeQp) -> Result<()>;
 
-    /// IPv4 address of a port's Ethernet side. EOPNOTSUPP: it has none.
-    fn port_ipv4(&self, port: u8) -> Result<[u8; 4]>;
+    /// Addresses of a port's Ethernet side, by its GIDs. EOPNOTSUPP: it has none.
+    fn addresses(&self, port: u8) -> Result<Vec<PortAddress>>;
+    /// Largest datagram of a port.
+    fn port_mtu(&self, port: u8) -> usize;
     /// Number of IB ports.
     fn ports(&self) -> u8;
     /// Program memory for the device; answers the device address of `addr`. EFAULT when it is not mapped (or not writable).
@@ -261,6 +278,8 @@ pub trait Nic: Send {
     /// Device memory, aligned to `align` (a power of two). EOPNOTSUPP where the CPU cannot reach it.
     fn dm_alloc(&mut self, len: u64, align: u64) -> Result<DeviceMemory>;
     fn dm_free(&mut self, dm: DeviceMemory) -> Result<()>;
+    /// A word about a QP for those who look at the device (`kernel_abi::ext::note`).
+    fn note(&self, qp: &NativeQp, which: u32, value: u64);
     /// Next native event, without waiting.
     fn poll_event(&mut self) -> Option<NativeEvent>;
     /// Whether the last doorbells left bulk work behind that `bulk` can do without the engine's lock.

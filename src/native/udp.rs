@@ -1,6 +1,6 @@
 //! UDP sockets of datagram QPs and multicast groups, and the wait for them. UNSAFE lives here (FFI to libc).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use super::kernel;
@@ -19,57 +19,109 @@ fn check(r: i32) -> Result<i32> {
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
-    pub local: ([u8; 4], u16),
+    pub local: SocketAddr,
 }
 
-fn address(to: ([u8; 4], u16)) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: to.1.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes(to.0),
-        },
-        sin_zero: [0; 8],
+/// In the room of the longer form: the fields before the address lie where IPv4's do, whose address is in place of `sin6_flowinfo`
+/// (ip(7), ipv6(7)).
+fn raw(to: SocketAddr) -> (libc::sockaddr_in6, libc::socklen_t) {
+    let mut a = libc::sockaddr_in6 {
+        sin6_family: libc::AF_INET as u16,
+        sin6_port: to.port().to_be(),
+        sin6_flowinfo: 0,
+        sin6_addr: libc::in6_addr { s6_addr: [0; 16] },
+        sin6_scope_id: 0,
+    };
+    match to {
+        SocketAddr::V4(v4) => {
+            a.sin6_flowinfo = u32::from_ne_bytes(v4.ip().octets());
+            (a, size_of::<libc::sockaddr_in>() as libc::socklen_t)
+        }
+        SocketAddr::V6(v6) => {
+            a.sin6_family = libc::AF_INET6 as u16;
+            a.sin6_addr.s6_addr = v6.ip().octets();
+            a.sin6_scope_id = v6.scope_id();
+            (a, size_of_val(&a) as libc::socklen_t)
+        }
+    }
+}
+
+fn cooked(a: &libc::sockaddr_in6) -> SocketAddr {
+    let port = u16::from_be(a.sin6_port);
+    if i32::from(a.sin6_family) == libc::AF_INET6 {
+        SocketAddrV6::new(a.sin6_addr.s6_addr.into(), port, 0, a.sin6_scope_id).into()
+    } else {
+        (a.sin6_flowinfo.to_ne_bytes(), port).into()
     }
 }
 
 impl Socket {
-    /// Bound to an address of this host that nobody else has; EADDRINUSE otherwise.
-    pub fn bind(local: ([u8; 4], u16)) -> Result<Socket> {
+    /// Bound to an address of this host that nobody else has; EADDRINUSE otherwise. `ifindex`: the interface that has it.
+    pub fn bind(local: SocketAddr, ifindex: u32) -> Result<Socket> {
         let s = Socket::new(local)?;
-        s.take_address()?;
-        // Where multicast leaves.
-        s.option(
-            libc::IPPROTO_IP,
-            libc::IP_MULTICAST_IF,
-            &membership([0; 4], local.0),
-        )?;
-        s.option(libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, &1)?;
+        let out = ifindex.cast_signed();
+        // Where multicast leaves. An address may be ours a little later, or once more: IPv6 tries it out first (DAD).
+        match local {
+            SocketAddr::V4(a) => {
+                s.option(libc::IPPROTO_IP, libc::IP_FREEBIND, &1)?;
+                s.take_address()?;
+                let m = membership([0; 4], a.ip().octets(), out);
+                s.option(libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &m)?;
+                s.option(libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP, &1)?;
+            }
+            SocketAddr::V6(_) => {
+                s.option(libc::IPPROTO_IPV6, IPV6_FREEBIND, &1)?;
+                s.take_address()?;
+                s.option(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, &out)?;
+                s.option(libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, &1)?;
+            }
+        }
         Ok(s)
     }
 
-    /// A member of a group on the interface that has `on`.
-    pub fn join(group: ([u8; 4], u16), on: [u8; 4]) -> Result<Socket> {
+    /// A member of a group on an interface.
+    pub fn join(group: SocketAddr, ifindex: u32) -> Result<Socket> {
         let s = Socket::new(group)?;
         s.option(libc::SOL_SOCKET, libc::SO_REUSEADDR, &1)?;
-        s.option(libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, &0)?;
-        s.take_address()?;
-        s.option(
-            libc::IPPROTO_IP,
-            libc::IP_ADD_MEMBERSHIP,
-            &membership(group.0, on),
-        )?;
+        let on = ifindex.cast_signed();
+        match group {
+            SocketAddr::V4(a) => {
+                s.option(libc::IPPROTO_IP, libc::IP_MULTICAST_ALL, &0)?;
+                s.take_address()?;
+                let m = membership(a.ip().octets(), [0; 4], on);
+                s.option(libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &m)?;
+            }
+            SocketAddr::V6(a) => {
+                s.option(libc::IPPROTO_IPV6, IPV6_MULTICAST_ALL, &0)?;
+                s.take_address()?;
+                let m = libc::ipv6_mreq {
+                    ipv6mr_multiaddr: libc::in6_addr {
+                        s6_addr: a.ip().octets(),
+                    },
+                    ipv6mr_interface: ifindex,
+                };
+                s.option(libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP, &m)?;
+            }
+        }
         Ok(s)
     }
 
-    fn new(local: ([u8; 4], u16)) -> Result<Socket> {
+    fn new(local: SocketAddr) -> Result<Socket> {
+        let family = if local.is_ipv4() {
+            libc::AF_INET
+        } else {
+            libc::AF_INET6
+        };
         let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         // SAFETY: plain socket(2).
-        let fd = check(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
+        let fd = check(unsafe { libc::socket(family, kind, 0) })?;
         let fd = kernel::move_high(fd);
         // SAFETY: new, and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         let s = Socket { fd, local };
+        if local.is_ipv6() {
+            s.option(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1)?;
+        }
         // The first needs a privilege, the second is cut to what the system allows.
         if s.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &BUFFER)
             .is_err()
@@ -100,8 +152,7 @@ impl Socket {
     }
 
     fn take_address(&self) -> Result<()> {
-        let a = address(self.local);
-        let len = size_of_val(&a) as libc::socklen_t;
+        let (a, len) = raw(self.local);
         // SAFETY: a live address of `len` bytes.
         let r = unsafe { libc::bind(self.fd.as_raw_fd(), (&raw const a).cast(), len) };
         check(r).map(|_| ())
@@ -111,9 +162,8 @@ impl Socket {
         self.fd.as_raw_fd()
     }
 
-    pub fn send(&self, packet: &[u8], to: ([u8; 4], u16)) -> Result<()> {
-        let a = address(to);
-        let len = size_of_val(&a) as libc::socklen_t;
+    pub fn send(&self, packet: &[u8], to: SocketAddr) -> Result<()> {
+        let (a, len) = raw(to);
         // SAFETY: a live packet and a live address of the given lengths.
         let n = unsafe {
             libc::sendto(
@@ -131,7 +181,7 @@ impl Socket {
     /// Takes up to `most` waiting datagrams into the slots; answers how many.
     pub fn receive(&self, slots: &mut Slots, most: usize) -> usize {
         let most = most.min(BATCH);
-        let empty = address(([0; 4], 0));
+        let (empty, _) = raw(NOBODY);
         let mut names = [empty; BATCH];
         let mut parts = [libc::iovec {
             iov_base: std::ptr::null_mut(),
@@ -167,10 +217,7 @@ impl Socket {
         let n = usize::try_from(n).unwrap_or(0);
         for i in 0..n {
             let whole = messages[i].msg_hdr.msg_flags & libc::MSG_TRUNC == 0;
-            slots.from[i] = (
-                names[i].sin_addr.s_addr.to_ne_bytes(),
-                u16::from_be(names[i].sin_port),
-            );
+            slots.from[i] = cooked(&names[i]);
             // What was cut is no packet.
             slots.len[i] = if whole {
                 messages[i].msg_len as usize
@@ -182,7 +229,12 @@ impl Socket {
     }
 }
 
-fn membership(group: [u8; 4], on: [u8; 4]) -> libc::ip_mreqn {
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+/// Missing in libc 0.2 (linux/in6.h).
+const IPV6_MULTICAST_ALL: i32 = 29;
+const IPV6_FREEBIND: i32 = 78;
+
+fn membership(group: [u8; 4], on: [u8; 4], ifindex: i32) -> libc::ip_mreqn {
     libc::ip_mreqn {
         imr_multiaddr: libc::in_addr {
             s_addr: u32::from_ne_bytes(group),
@@ -190,13 +242,9 @@ fn membership(group: [u8; 4], on: [u8; 4]) -> libc::ip_mreqn {
         imr_address: libc::in_addr {
             s_addr: u32::from_ne_bytes(on),
         },
-        // Loopback addresses other than 127.0.0.1 are on no list from which the kernel could tell the interface.
-        imr_ifindex: if on[0] == 127 { LOOPBACK } else { 0 },
+        imr_ifindex: ifindex,
     }
 }
-
-/// The loopback interface is the first of every network namespace.
-const LOOPBACK: i32 = 1;
 
 /// Room for received datagrams: each has `slack` bytes before it.
 #[derive(Debug)]
@@ -204,7 +252,7 @@ pub struct Slots {
     bytes: Vec<u8>,
     size: usize,
     slack: usize,
-    from: [([u8; 4], u16); BATCH],
+    from: [SocketAddr; BATCH],
     len: [usize; BATCH],
 }
 
@@ -214,13 +262,13 @@ impl Slots {
             bytes: vec![0; (slack + room) * BATCH],
             size: slack + room,
             slack,
-            from: [([0; 4], 0); BATCH],
+            from: [NOBODY; BATCH],
             len: [0; BATCH],
         }
     }
 
     /// Slot `i` with its slack, the length of the datagram, and where it came from.
-    pub fn slot(&mut self, i: usize) -> (&mut [u8], usize, ([u8; 4], u16)) {
+    pub fn slot(&mut self, i: usize) -> (&mut [u8], usize, SocketAddr) {
         let at = i * self.size;
         (
             &mut self.bytes[at..at + self.size],
@@ -278,7 +326,7 @@ impl Watch {
 }
 
 /// Whether an address can be a destination at all.
-pub fn is_unicast(a: [u8; 4]) -> bool {
-    let ip = Ipv4Addr::from(a);
-    !ip.is_multicast() && !ip.is_broadcast() && !ip.is_unspecified()
+pub fn is_unicast(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(a) if a.is_broadcast());
+    !ip.is_multicast() && !ip.is_unspecified() && !broadcast
 }

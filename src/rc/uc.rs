@@ -131,6 +131,7 @@ impl Qp {
     pub fn enter_sqe<N: Nic>(&mut self, env: &mut Env<N>) {
         self.state = qps::SQE;
         self.attr.qp_state = qps::SQE;
+        self.note_state(env);
         self.halted = true;
         self.flush_sends(env);
     }

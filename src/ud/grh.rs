@@ -1,5 +1,7 @@
 //! The 40 bytes before the payload of a datagram (IBTA 11.4.2.1; annex A17.4.5 for RoCEv2), and the groups of multicast GIDs.
 
+use core::net::IpAddr;
+
 /// Size of the area.
 pub const GRH: usize = 40;
 /// `wc.sl` of a datagram with an IPv4 header, by which UCX tells it from one with an IPv6 header.
@@ -10,16 +12,9 @@ pub const SL_IPV6: u8 = 1;
 const PROTOCOL: u8 = 17;
 const HOPS: u8 = 64;
 
-/// The address in an IPv4-mapped GID.
-pub fn mapped(gid: &[u8; 16]) -> Option<[u8; 4]> {
-    match gid {
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([*a, *b, *c, *d]),
-        _ => None,
-    }
-}
-
-/// The IPv4 group of a multicast GID.
-pub fn group(gid: &[u8; 16]) -> Option<[u8; 4]> {
+/// The group of a multicast GID: IPv4 where it names one, else itself, or where the port has no IPv6 (`six`) an IPv4 group out of
+/// its hash.
+pub fn group(gid: &[u8; 16], six: bool) -> Option<IpAddr> {
     if gid[0] != 0xff {
         return None;
     }
@@ -42,10 +37,13 @@ pub fn group(gid: &[u8; 16]) -> Option<[u8; 4]> {
         d,
     ] = gid
     {
-        return Some([*a, *b, *c, *d]);
+        return Some([*a, *b, *c, *d].into());
+    }
+    if six {
+        return Some((*gid).into());
     }
     let [_, b, c, d] = crc32fast::hash(gid).to_be_bytes();
-    Some([239, b, c, d])
+    Some([239, b, c, d].into())
 }
 
 /// An IPv4 header in the second half, zeros before.
@@ -107,10 +105,12 @@ mod tests {
         gid[0] = 0xff;
         gid[1] = 0x0e;
         gid[10..].copy_from_slice(&[0xff, 0xff, 224, 1, 2, 3]);
-        assert_eq!(group(&gid), Some([224, 1, 2, 3]));
+        let named = Some(IpAddr::from([224, 1, 2, 3]));
+        assert_eq!((group(&gid, false), group(&gid, true)), (named, named));
         gid[10] = 0;
-        assert_eq!(group(&gid).unwrap()[0], 239);
+        assert!(matches!(group(&gid, false), Some(IpAddr::V4(a)) if a.octets()[0] == 239));
+        assert_eq!(group(&gid, true), Some(gid.into()));
         gid[0] = 0xfe;
-        assert_eq!(group(&gid), None);
+        assert_eq!(group(&gid, true), None);
     }
 }

@@ -1,5 +1,7 @@
 //! The packets: BTH, DETH, immediate, payload, pad, ICRC (IBTA Vol. 1, chapter 9; annex A17 for RoCEv2).
 
+use core::net::{IpAddr, SocketAddr};
+
 /// BTH and DETH.
 const HEADERS: usize = 20;
 /// The longest start of a packet: with an immediate.
@@ -8,6 +10,7 @@ const ICRC: usize = 4;
 /// The longest packet.
 pub const MAX_PACKET: usize = MAX_HEADERS + super::MTU + ICRC;
 
+const UDP: u8 = 17;
 const SEND_ONLY: u8 = 0x64;
 const SEND_ONLY_IMMEDIATE: u8 = 0x65;
 /// Default partition, full member.
@@ -27,11 +30,11 @@ pub struct Header {
     pub link_local: bool,
 }
 
-/// The addresses that the ICRC covers.
+/// The addresses that the ICRC covers; both of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flow {
-    pub src: ([u8; 4], u16),
-    pub dst: ([u8; 4], u16),
+    pub src: SocketAddr,
+    pub dst: SocketAddr,
 }
 
 impl Header {
@@ -106,25 +109,49 @@ pub fn open(packet: &[u8], flow: &Flow) -> Option<(Header, core::ops::Range<usiz
 /// The invariant CRC: fields that routers may change count as ones (A17.3.3). `body` is everything behind UDP's header but the CRC.
 fn icrc(body: &[u8], flow: &Flow) -> u32 {
     let udp = (8 + body.len() + ICRC) as u16;
-    let mut head = [0xffu8; 8 + 20 + 8 + 12];
-    let ip = &mut head[8..28];
-    ip[0] = 0x45;
-    ip[2..4].copy_from_slice(&(20 + udp).to_be_bytes());
-    // Identification 0, do not fragment.
-    ip[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
-    ip[9] = 17;
-    ip[12..16].copy_from_slice(&flow.src.0);
-    ip[16..20].copy_from_slice(&flow.dst.0);
-    head[28..30].copy_from_slice(&flow.src.1.to_be_bytes());
-    head[30..32].copy_from_slice(&flow.dst.1.to_be_bytes());
-    head[32..34].copy_from_slice(&udp.to_be_bytes());
-    head[36..48].copy_from_slice(&body[..12]);
-    // Congestion bits.
-    head[40] = 0xff;
     let mut crc = crc32fast::Hasher::new();
+    // Stands for the LRH of InfiniBand.
+    crc.update(&[0xff; 8]);
+    match (flow.src.ip(), flow.dst.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            let mut ip = [0xffu8; 20];
+            ip[0] = 0x45;
+            ip[2..4].copy_from_slice(&(20 + udp).to_be_bytes());
+            // Identification 0, do not fragment.
+            ip[4..8].copy_from_slice(&[0, 0, 0x40, 0]);
+            ip[9] = UDP;
+            ip[12..16].copy_from_slice(&src.octets());
+            ip[16..20].copy_from_slice(&dst.octets());
+            crc.update(&ip);
+        }
+        (src, dst) => {
+            let mut ip = [0xffu8; 40];
+            ip[0] = 0x6f;
+            ip[4..6].copy_from_slice(&udp.to_be_bytes());
+            ip[6] = UDP;
+            ip[8..24].copy_from_slice(&six(src));
+            ip[24..40].copy_from_slice(&six(dst));
+            crc.update(&ip);
+        }
+    }
+    let mut head = [0xffu8; 8 + 12];
+    head[0..2].copy_from_slice(&flow.src.port().to_be_bytes());
+    head[2..4].copy_from_slice(&flow.dst.port().to_be_bytes());
+    head[4..6].copy_from_slice(&udp.to_be_bytes());
+    head[8..20].copy_from_slice(&body[..12]);
+    // Congestion bits.
+    head[12] = 0xff;
     crc.update(&head);
     crc.update(&body[12..]);
     crc.finalize()
+}
+
+/// As a GID has it.
+pub fn six(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +160,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn flows() -> impl Strategy<Value = Flow> {
-        (any::<([u8; 4], u16)>(), any::<([u8; 4], u16)>()).prop_map(|(src, dst)| Flow { src, dst })
+        let v4 = || any::<([u8; 4], u16)>().prop_map(SocketAddr::from);
+        let v6 = || any::<([u8; 16], u16)>().prop_map(SocketAddr::from);
+        prop_oneof![(v4(), v4()), (v6(), v6())].prop_map(|(src, dst)| Flow { src, dst })
     }
 
     fn headers() -> impl Strategy<Value = Header> {
@@ -194,8 +223,8 @@ mod tests {
     #[test]
     fn the_longest_packet_fits() {
         let flow = Flow {
-            src: ([127, 16, 1, 1], 20481),
-            dst: ([127, 17, 1, 1], 20482),
+            src: ([127, 16, 1, 1], 20481).into(),
+            dst: ([127, 17, 1, 1], 20482).into(),
         };
         let h = Header {
             immediate: Some([1, 2, 3, 4]),

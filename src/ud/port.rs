@@ -3,12 +3,13 @@
 use super::packet::{self, Flow, Header, MAX_PACKET};
 use super::{GROUP_QPN, MTU, UDP_BASE, UDP_GROUPS, grh};
 use crate::native::udp::{BATCH, Slots, Socket};
-use crate::native::{NativeQp, Nic, user};
+use crate::native::{NativeQp, Nic, PortAddress, user};
 use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
 use crate::verbs::srq::{Source, Taken};
 use crate::verbs::types::{Errno, Result, Wc};
-use kernel_abi::ext;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use kernel_abi::ext::{self, note};
 use kernel_abi::verbs::{qps, send_flag, wc_flag, wc_opcode, wc_status, wr_opcode};
 
 /// Batches of datagrams that one look takes from a socket: others have their turn.
@@ -18,7 +19,9 @@ const BATCHES: usize = 4;
 #[derive(Clone, Copy, Debug)]
 pub struct Ah {
     pub pd: u32,
-    pub to: [u8; 4],
+    /// The UDP port is not yet known. None: an address that nobody has.
+    pub to: Option<SocketAddr>,
+    pub sgid_index: u8,
     pub group: bool,
     pub link_local: bool,
 }
@@ -26,10 +29,18 @@ pub struct Ah {
 /// The datagram part of a QP.
 #[derive(Debug)]
 pub struct Port {
-    socket: Socket,
+    id: u32,
+    /// One for each address of the port.
+    sockets: Vec<(PortAddress, Socket)>,
     /// Multicast attachments, by GID.
     groups: Vec<([u8; 16], Socket)>,
+    /// Multicast GIDs that stand for no IPv4 group are IPv6 groups.
+    six: bool,
+    mtu: usize,
     psn: u32,
+    /// Bytes and datagrams.
+    sent: [u64; 2],
+    received: [u64; 2],
     /// There was no room for datagrams: the next receive looks again.
     pub hungry: bool,
 }
@@ -54,21 +65,67 @@ impl Default for Scratch {
 
 impl Port {
     /// EADDRINUSE: the number is taken by somebody outside this fabric.
-    pub fn open(address: [u8; 4], native: &NativeQp) -> Result<Port> {
-        Ok(Port {
-            socket: Socket::bind((address, udp_port(native.id)))?,
+    pub fn open(place: &Place, native: &NativeQp) -> Result<Port> {
+        let mut p = Port {
+            id: native.id,
+            sockets: Vec::new(),
             groups: Vec::new(),
+            six: place.six,
+            mtu: place.mtu.min(MTU),
             psn: 0,
+            sent: [0; 2],
+            received: [0; 2],
             hungry: false,
-        })
+        };
+        let mut failed = None;
+        for a in &place.addresses {
+            match p.socket(a) {
+                Ok(s) => p.sockets.push((*a, s)),
+                Err(e) if e.0 == libc::EADDRINUSE => return Err(e),
+                // A host without IPv6 has link-local GIDs all the same.
+                Err(e) => failed = Some(e),
+            }
+        }
+        match failed {
+            Some(e) if p.sockets.is_empty() => Err(e),
+            _ => Ok(p),
+        }
     }
 
-    pub fn fd(&self) -> i32 {
-        self.socket.fd()
+    fn socket(&self, a: &PortAddress) -> Result<Socket> {
+        Socket::bind(at(a.ip, udp_port(self.id), a.ifindex), a.ifindex)
+    }
+
+    /// Descriptors to watch.
+    pub fn fds(&self) -> impl Iterator<Item = i32> {
+        self.sockets().map(Socket::fd)
     }
 
     pub fn groups(&self) -> impl Iterator<Item = &[u8; 16]> {
         self.groups.iter().map(|(gid, _)| gid)
+    }
+
+    /// The port has other addresses now. Answers the descriptors that are new.
+    pub fn readdress(&mut self, place: &Place) -> Vec<i32> {
+        let same = |a: &PortAddress, b: &PortAddress| (a.ip, a.ifindex) == (b.ip, b.ifindex);
+        self.mtu = place.mtu.min(MTU);
+        self.sockets
+            .retain(|(old, _)| place.addresses.iter().any(|new| same(old, new)));
+        let mut fds = Vec::new();
+        for a in &place.addresses {
+            if let Some((known, _)) = self.sockets.iter_mut().find(|(old, _)| same(old, a)) {
+                known.indices = a.indices;
+                continue;
+            }
+            match self.socket(a) {
+                Ok(s) => {
+                    fds.push(s.fd());
+                    self.sockets.push((*a, s));
+                }
+                Err(e) => log::warn!("datagrams to {}: {e}", a.ip),
+            }
+        }
+        fds
     }
 
     /// Answers the descriptor to watch, or None when the QP is attached already.
@@ -76,8 +133,10 @@ impl Port {
         if self.groups.iter().any(|(g, _)| *g == gid) {
             return Ok(None);
         }
-        let group = grh::group(&gid).ok_or(Errno::EINVAL)?;
-        let socket = Socket::join((group, UDP_GROUPS), self.socket.local.0)?;
+        let group = grh::group(&gid, self.six).ok_or(Errno::EINVAL)?;
+        // An interface without any address has still its groups.
+        let ifindex = self.sockets.first().map_or(0, |(a, _)| a.ifindex);
+        let socket = Socket::join(at(group, UDP_GROUPS, ifindex), ifindex)?;
         let fd = socket.fd();
         self.groups.push((gid, socket));
         Ok(Some(fd))
@@ -106,8 +165,39 @@ impl Port {
     }
 
     fn sockets(&self) -> impl Iterator<Item = &Socket> {
-        std::iter::once(&self.socket).chain(self.groups.iter().map(|(_, s)| s))
+        let own = self.sockets.iter().map(|(_, s)| s);
+        own.chain(self.groups.iter().map(|(_, s)| s))
     }
+
+    /// What a path leaves by: its own GID's address, else one of the destination's family.
+    fn leaves_by(&self, to: &SocketAddr, sgid_index: u8) -> Option<&Socket> {
+        let fits = |s: &&(PortAddress, Socket)| s.1.local.is_ipv4() == to.is_ipv4();
+        let mut own = self.sockets.iter().filter(fits);
+        own.clone()
+            .find(|(a, _)| a.indices.checked_shr(sgid_index.into()).unwrap_or(0) & 1 != 0)
+            .or_else(|| own.next())
+            .map(|(_, s)| s)
+    }
+}
+
+/// What a port's Ethernet side is like.
+pub struct Place {
+    pub addresses: Vec<PortAddress>,
+    pub six: bool,
+    pub mtu: usize,
+}
+
+/// Link-local addresses, of hosts and of groups, are those of one interface.
+fn at(ip: IpAddr, port: u16, ifindex: u32) -> SocketAddr {
+    match ip {
+        IpAddr::V6(a) if is_link_local(&a) => SocketAddrV6::new(a, port, 0, ifindex).into(),
+        _ => SocketAddr::new(ip, port),
+    }
+}
+
+pub fn is_link_local(a: &Ipv6Addr) -> bool {
+    let [x, y, ..] = a.octets();
+    (x == 0xfe && y & 0xc0 == 0x80) || (x == 0xff && matches!(y & 0x0f, 1 | 2))
 }
 
 /// Of the QP with a native id.
@@ -118,6 +208,7 @@ fn udp_port(id: u32) -> u16 {
 /// Sends what was posted. A request that fails stops the send queue (SQE, IBTA 10.3.1.8).
 pub fn send<N: Nic>(qp: &mut Qp, env: &mut Env<N>, ahs: &[Option<Ah>], scratch: &mut Scratch) {
     let Some(mut port) = qp.ud.take() else { return };
+    let before = port.sent;
     while qp.state == qps::RTS && qp.sq.issued != qp.sq.tail {
         let i = qp.sq.issued;
         qp.sq.issued = i.wrapping_add(1);
@@ -133,8 +224,14 @@ pub fn send<N: Nic>(qp: &mut Qp, env: &mut Env<N>, ahs: &[Option<Ah>], scratch: 
         (e.stage, e.status) = (Stage::Failed, status);
         qp.state = qps::SQE;
         qp.attr.qp_state = qps::SQE;
+        qp.note_state(env);
         qp.halted = true;
         qp.flush_sends(env);
+    }
+    if port.sent != before {
+        let [bytes, n] = port.sent;
+        env.nic.note(&qp.native, note::SENT_BYTES, bytes);
+        env.nic.note(&qp.native, note::SENT_PACKETS, n);
     }
     qp.ud = Some(port);
 }
@@ -153,7 +250,7 @@ fn send_one<N: Nic>(
         wr_opcode::SEND_WITH_IMM => Some(e.imm.to_ne_bytes()),
         _ => return Err(wc_status::LOC_QP_OP_ERR),
     };
-    if e.len > MTU as u64 {
+    if e.len > port.mtu as u64 {
         return Err(wc_status::LOC_LEN_ERR);
     }
     let ah = usize::try_from(e.remote_addr)
@@ -178,20 +275,33 @@ fn send_one<N: Nic>(
         link_local: ah.link_local,
     };
     gather(qp, env, i, &mut scratch.tx[h.size()..])?;
-    let to = if ah.group {
-        (ah.to, UDP_GROUPS)
+    let Some(mut to) = ah.to else {
+        // Lost, as what nobody receives.
+        return Ok(());
+    };
+    to.set_port(if ah.group {
+        UDP_GROUPS
     } else {
-        (ah.to, udp_port(crate::native::split_number(dest_qpn).1))
+        udp_port(crate::native::split_number(dest_qpn).1)
+    });
+    let Some(socket) = port.leaves_by(&to, ah.sgid_index) else {
+        log::debug!("QP {:#x}: no address to reach {to} from", qp.number());
+        return Ok(());
     };
     let flow = Flow {
-        src: port.socket.local,
+        src: socket.local,
         dst: to,
     };
     let n = packet::seal(&h, &mut scratch.tx, e.len as usize, &flow);
+    let done = socket.send(&scratch.tx[..n], to);
     port.psn = port.psn.wrapping_add(1);
-    if let Err(e) = port.socket.send(&scratch.tx[..n], to) {
+    let payload = e.len;
+    if let Err(e) = done {
         // Lost, as datagrams may be.
-        log::debug!("QP {:#x}: datagram to {to:?}: {e}", qp.number());
+        log::debug!("QP {:#x}: datagram to {to}: {e}", qp.number());
+    } else {
+        port.sent[0] += payload;
+        port.sent[1] += 1;
     }
     Ok(())
 }
@@ -226,34 +336,49 @@ pub fn receive<N: Nic>(qp: &mut Qp, env: &mut Env<N>, scratch: &mut Scratch) -> 
         return false;
     };
     let mut news = false;
+    let before = port.received;
     port.hungry = false;
-    'sockets: for k in 0..=port.groups.len() {
+    let count = port.sockets.len() + port.groups.len();
+    'sockets: for k in 0..count {
         for _ in 0..BATCHES {
             let room = room(qp, env).min(BATCH);
             if room == 0 {
                 port.hungry = true;
                 break 'sockets;
             }
-            let (socket, group) = match k.checked_sub(1) {
-                None => (&port.socket, false),
-                Some(g) => (&port.groups[g].1, true),
+            let (socket, group) = match port.sockets.get(k) {
+                Some((_, socket)) => (socket, false),
+                None => match port.groups.get(k - port.sockets.len()) {
+                    Some((_, socket)) => (socket, true),
+                    None => break,
+                },
             };
             let n = socket.receive(&mut scratch.rx, room);
+            let mut came = [0; 2];
             for i in 0..n {
-                deliver(
-                    qp,
-                    env,
-                    socket.local,
+                let (slot, len, from) = scratch.rx.slot(i);
+                let way = Way {
+                    from,
+                    to: socket.local,
                     group,
-                    port.socket.local,
-                    scratch.rx.slot(i),
-                );
+                };
+                if let Some(len) = deliver(qp, env, &port, &way, slot, len) {
+                    came[0] += len as u64;
+                    came[1] += 1;
+                }
             }
+            port.received[0] += came[0];
+            port.received[1] += came[1];
             news |= n != 0;
             if n < room {
                 break;
             }
         }
+    }
+    if port.received != before {
+        let [bytes, n] = port.received;
+        env.nic.note(&qp.native, note::RECEIVED_BYTES, bytes);
+        env.nic.note(&qp.native, note::RECEIVED_PACKETS, n);
     }
     qp.ud = Some(port);
     news
@@ -275,26 +400,36 @@ fn room<N: Nic>(qp: &mut Qp, env: &mut Env<N>) -> usize {
     n
 }
 
-/// One datagram: `slot` has room for the GRH before it.
+/// How a datagram came.
+struct Way {
+    from: SocketAddr,
+    /// An address of the port or of a group.
+    to: SocketAddr,
+    group: bool,
+}
+
+/// One datagram: `slot` has room for the GRH before it. Answers the payload's length when it took a receive.
 fn deliver<N: Nic>(
     qp: &mut Qp,
     env: &mut Env<N>,
-    to: ([u8; 4], u16),
-    group: bool,
-    own: ([u8; 4], u16),
-    (slot, len, from): (&mut [u8], usize, ([u8; 4], u16)),
-) {
+    port: &Port,
+    way: &Way,
+    slot: &mut [u8],
+    len: usize,
+) -> Option<usize> {
+    let (from, to) = (way.from, way.to);
     let flow = Flow { src: from, dst: to };
-    let Some((h, payload)) = packet::open(&slot[SLACK..SLACK + len], &flow) else {
-        return;
-    };
-    let addressed = if group {
-        h.dest_qpn == GROUP_QPN && from != own
+    let (h, payload) = packet::open(&slot[SLACK..SLACK + len], &flow)?;
+    let addressed = if way.group {
+        let own = |(_, s): &(PortAddress, Socket)| {
+            (s.local.ip(), s.local.port()) == (from.ip(), from.port())
+        };
+        h.dest_qpn == GROUP_QPN && !port.sockets.iter().any(own)
     } else {
         h.dest_qpn == qp.number()
     };
     if !addressed || h.qkey != qp.attr.qkey {
-        return;
+        return None;
     }
     let r = match qp.source {
         None => qp.rq.take(),
@@ -303,15 +438,29 @@ fn deliver<N: Nic>(
             Taken::Later | Taken::Empty | Taken::Unknown => None,
         },
     };
-    let Some(r) = r else { return };
+    let r = r?;
     let (start, end) = (SLACK + payload.start - grh::GRH, SLACK + payload.end);
     let message = &mut slot[start..end];
-    if h.link_local {
-        let (src, dst) = (ext::ipv4_gid(from.0), ext::ipv4_gid(own.0));
-        grh::ipv6(message, len + 8, &src, &dst);
-    } else {
-        grh::ipv4(message, len + 8, from.0, to.0);
-    }
+    let sl = match (from.ip(), to.ip()) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) if h.link_local => {
+            // Of an IPv4 address that stands for a link-local GID.
+            let dst = match port.sockets.first().map(|(a, _)| a.ip) {
+                Some(IpAddr::V4(own)) => own,
+                _ => dst,
+            };
+            let gid = |a: Ipv4Addr| ext::ipv4_gid(a.octets());
+            grh::ipv6(message, len + 8, &gid(src), &gid(dst));
+            grh::SL_IPV6
+        }
+        (IpAddr::V4(src), IpAddr::V4(dst)) => {
+            grh::ipv4(message, len + 8, src.octets(), dst.octets());
+            grh::SL_IPV4
+        }
+        (src, dst) => {
+            grh::ipv6(message, len + 8, &packet::six(src), &packet::six(dst));
+            grh::SL_IPV6
+        }
+    };
     let status = scatter(qp, env, r, message);
     let mut wc = Wc {
         wr_id: qp.rq.at(r).wr_id,
@@ -324,11 +473,7 @@ fn deliver<N: Nic>(
         wc.byte_len = message.len() as u32;
         wc.src_qp = h.src_qpn;
         wc.wc_flags = wc_flag::GRH;
-        wc.sl = if h.link_local {
-            grh::SL_IPV6
-        } else {
-            grh::SL_IPV4
-        };
+        wc.sl = sl;
         if let Some(i) = h.immediate {
             wc.wc_flags |= wc_flag::WITH_IMM;
             wc.imm_data = u32::from_ne_bytes(i);
@@ -339,6 +484,7 @@ fn deliver<N: Nic>(
     e.solicited = h.solicited || status != wc_status::SUCCESS;
     e.done = true;
     qp.complete_receives(env);
+    Some(payload.len())
 }
 
 /// GRH and payload into the buffers of receive `r`.

@@ -1,5 +1,6 @@
 //! Datagram QPs, address handles and multicast as verbs, and the thread that receives while no program polls.
 
+use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -7,13 +8,13 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use super::context::Context;
-use super::engine::{Engine, limits, slot_of};
+use super::engine::{Engine, Paths, limits, slot_of};
 use super::qp::Qp;
 use super::types::{AhAttr, Errno, QpInfo, QpInit, Result};
 use crate::native::udp::{Watch, is_unicast};
 use crate::native::{NativeQp, Nic, kernel};
 use crate::ud::grh;
-use crate::ud::port::{self, Ah, Port, Scratch};
+use crate::ud::port::{self, Ah, Place, Port, Scratch};
 use kernel_abi::ext;
 use kernel_abi::verbs::{qps, qpt};
 
@@ -41,7 +42,7 @@ pub(super) struct Datagrams {
 impl<N: Nic> Engine<N> {
     /// A native id on `port` whose UDP port is free, and the socket there. It is a QP of the kernel's that is never connected.
     fn datagram_port(&mut self, port: u8) -> Result<(NativeQp, Port)> {
-        let address = self.env.nic.port_ipv4(port)?;
+        let place = self.place(port)?;
         let mut taken = Vec::new();
         let mut made = Err(Errno(libc::EADDRINUSE));
         for _ in 0..TRIES {
@@ -52,7 +53,7 @@ impl<N: Nic> Engine<N> {
                     break;
                 }
             };
-            match Port::open(address, &native) {
+            match Port::open(&place, &native) {
                 Ok(p) => {
                     made = Ok((native, p));
                     break;
@@ -74,6 +75,33 @@ impl<N: Nic> Engine<N> {
         made
     }
 
+    fn place(&self, port: u8) -> Result<Place> {
+        Ok(Place {
+            addresses: self.env.nic.addresses(port)?,
+            six: !self.env.nic.features().port_ipv4,
+            mtu: self.env.nic.port_mtu(port),
+        })
+    }
+
+    /// A port has got other addresses: its QPs are reached there, and nowhere else.
+    pub(super) fn readdress_datagrams(&mut self, port: u8) {
+        let on_port = |qp: &Qp| qp.native.port == port && qp.ud.is_some();
+        if !self.qps.iter().flatten().any(|qp| on_port(qp)) {
+            return;
+        }
+        let (Ok(place), Ok(watch)) = (self.place(port), self.watch()) else {
+            return;
+        };
+        for qp in self.qps.iter_mut().flatten().filter(|qp| on_port(qp)) {
+            let new = qp.ud.as_mut().map(|p| p.readdress(&place));
+            for fd in new.unwrap_or_default() {
+                if let Err(e) = watch.add(fd) {
+                    log::warn!("QP {:#x}: a new address: {e}", qp.number());
+                }
+            }
+        }
+    }
+
     fn watch(&mut self) -> Result<Arc<Watch>> {
         if let Some(w) = &self.ud.watch {
             return Ok(w.clone());
@@ -87,7 +115,7 @@ impl<N: Nic> Engine<N> {
     pub(super) fn open_datagram(&mut self, handle: u32) -> Result<(NativeQp, Box<Port>)> {
         let watch = self.watch()?;
         let (native, port) = self.datagram_port(1)?;
-        if let Err(e) = watch.add(port.fd()) {
+        if let Err(e) = port.fds().try_for_each(|fd| watch.add(fd)) {
             let _ = self.env.nic.qp_destroy(native);
             return Err(e);
         }
@@ -104,14 +132,10 @@ impl<N: Nic> Engine<N> {
         let (native, mut port) = self.datagram_port(to)?;
         // Attachments move along.
         let groups: Vec<[u8; 16]> = qp.ud.iter().flat_map(|p| p.groups().copied()).collect();
-        let watched = watch.add(port.fd()).and_then(|()| {
-            groups
-                .into_iter()
-                .try_for_each(|gid| match port.attach(gid)? {
-                    Some(fd) => watch.add(fd),
-                    None => Ok(()),
-                })
-        });
+        let moved = groups
+            .into_iter()
+            .try_for_each(|gid| port.attach(gid).map(|_| ()));
+        let watched = moved.and_then(|()| port.fds().try_for_each(|fd| watch.add(fd)));
         if let Err(e) = watched {
             drop(port);
             let _ = self.env.nic.qp_destroy(native);
@@ -221,25 +245,31 @@ impl<N: Nic> Engine<N> {
         let features = self.env.nic.features();
         let by_lid = features.lid_path && features.port_ipv4 && a.is_global == 0 && a.dlid != 0;
         if !by_lid {
-            super::engine::check_path(a, self.env.nic.ports())?;
+            super::engine::check_path(a, Paths::of(&self.env.nic))?;
+            self.check_source(a)?;
         } else if a.port_num == 0 || a.port_num > self.env.nic.ports() {
             return Err(Errno::EINVAL);
         }
         let gid = a.grh.dgid_bytes();
         let group = !by_lid && gid[0] == 0xff;
-        let to = if by_lid {
-            Some(ext::lid_ipv4(a.dlid))
+        let to: Option<IpAddr> = if by_lid {
+            Some(ext::lid_ipv4(a.dlid).into())
         } else if group {
-            grh::group(&gid)
+            grh::group(&gid, !features.port_ipv4)
         } else {
-            let named = grh::mapped(&gid).filter(|to| is_unicast(*to));
-            let local = || ext::gid_ipv4(&gid).filter(|_| features.port_ipv4);
-            named.or_else(local)
+            let ip = Ipv6Addr::from(gid).to_canonical();
+            let named = ext::gid_ipv4(&gid)
+                .filter(|_| features.port_ipv4)
+                .map(IpAddr::from);
+            named.or((ip.is_ipv4() || !features.port_ipv4)
+                .then_some(ip)
+                .filter(|to| is_unicast(*to)))
         };
         let ah = Ah {
             pd,
             // An address that nobody has is no error of the handle's: what is sent there is lost.
-            to: to.unwrap_or([0; 4]),
+            to: to.map(|ip| self.scoped(ip, a.port_num)),
+            sgid_index: a.grh.sgid_index,
             group,
             link_local: !by_lid && !group && a.grh.sgid_index < 2 && features.port_ipv4,
         };
@@ -253,6 +283,31 @@ impl<N: Nic> Engine<N> {
                 self.use_pd(pd, false)?;
                 Err(e)
             }
+        }
+    }
+
+    /// The path's own GID is there. (Where addresses follow a rule of the device, so do indices.)
+    fn check_source(&self, a: &AhAttr) -> Result<()> {
+        if self.env.nic.features().port_ipv4 {
+            return Ok(());
+        }
+        let own = self.env.nic.addresses(a.port_num)?;
+        let all = own.iter().fold(0, |all, own| all | own.indices);
+        if all.checked_shr(a.grh.sgid_index.into()).unwrap_or(0) & 1 == 0 {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+
+    /// With the interface, where the address does not say it.
+    fn scoped(&self, ip: IpAddr, port: u8) -> SocketAddr {
+        match ip {
+            IpAddr::V6(a) if port::is_link_local(&a) => {
+                let own = self.env.nic.addresses(port).unwrap_or_default();
+                let ifindex = own.first().map_or(0, |own| own.ifindex);
+                SocketAddrV6::new(a, 0, 0, ifindex).into()
+            }
+            _ => SocketAddr::new(ip, 0),
         }
     }
 

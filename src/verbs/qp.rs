@@ -11,6 +11,7 @@ use crate::native::{NativeQp, Nic};
 use crate::rc::conn::Conn;
 use crate::rc::msg;
 use crate::ud::port::Port;
+use kernel_abi::ext::note;
 use kernel_abi::verbs::{event, qps, qpt, send_flag, wc_opcode, wc_status, wr_opcode};
 
 /// An asynchronous event for the program: IBV_EVENT_* and its element.
@@ -298,11 +299,18 @@ impl Qp {
         }
     }
 
+    /// For those who look at the device.
+    pub fn note_state<N: Nic>(&self, env: &Env<N>) {
+        let word = note::type_state(self.qp_type, self.state);
+        env.nic.note(&self.native, note::TYPE_STATE, word);
+    }
+
     /// To the error state: stop, then flush.
     pub fn enter_error<N: Nic>(&mut self, env: &mut Env<N>) {
         self.stop(env);
         self.state = qps::ERR;
         self.attr.qp_state = qps::ERR;
+        self.note_state(env);
         self.halted = true;
         self.flush(env);
         if matches!(self.source, Some(Source::Srq(_))) {

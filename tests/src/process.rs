@@ -218,7 +218,7 @@ pub fn start_pair(
     let (server, client) = make(port);
     let mut server = spawn(server);
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !listening(port) {
+    while !listening(server.pid(), port) {
         if server.is_over() || Instant::now() > deadline {
             return Err(server.finish(Duration::ZERO));
         }
@@ -238,10 +238,11 @@ fn free_port() -> u16 {
 }
 
 /// Reads the kernel's table instead of connecting, which would be the server's one client. proc(5), /proc/net/tcp: state 0A is LISTEN.
-fn listening(port: u16) -> bool {
+/// The table is that of the process's network namespace.
+fn listening(pid: u32, port: u16) -> bool {
     let end = format!(":{port:04X}");
-    ["/proc/net/tcp", "/proc/net/tcp6"].iter().any(|path| {
-        std::fs::read_to_string(path)
+    ["tcp", "tcp6"].iter().any(|table| {
+        std::fs::read_to_string(format!("/proc/{pid}/net/{table}"))
             .unwrap_or_default()
             .lines()
             .any(|line| {
@@ -298,8 +299,9 @@ mod tests {
     fn a_listener_is_seen_without_disturbing_it() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(listening(port));
+        let own = std::process::id();
+        assert!(listening(own, port));
         drop(listener);
-        assert!(!listening(port));
+        assert!(!listening(own, port));
     }
 }

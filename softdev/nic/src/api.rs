@@ -30,6 +30,10 @@ pub struct ProcessInfo {
     pub comm: String,
     /// A stopped process in the middle of a copy that this one waits for (it wants to unmap memory); 0 for none.
     pub waiting_for: u32,
+    /// As in `/proc/PID/stat`: with the number it tells the process from a later one.
+    pub start_time: u64,
+    /// Inode of its pid namespace.
+    pub pid_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +58,28 @@ pub struct QpInfo {
     pub syndrome: u8,
     /// Device and port that the QP's address names, when they are in this fabric, and the QP number there.
     pub peer: Option<(u32, u32, u32)>,
+    /// Verbs type and state, where the provider has told them.
+    pub noted: Option<(u32, u32)>,
+    /// Through the connection: bytes, messages, packets.
+    pub sent: [u64; 3],
+    /// Datagrams: bytes and packets sent, bytes and packets received.
+    pub datagrams: [u64; 4],
+}
+
+impl QpInfo {
+    /// As the program sees the number: generation, port and native number.
+    pub fn number(&self) -> u32 {
+        (self.generation & 0x3f) << 18 | (self.port & 0x1f) << 13 | (self.qpn & 0x1fff)
+    }
+}
+
+/// What went through a port so far: bytes, messages, packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortTraffic {
+    pub device: u32,
+    pub port: u32,
+    pub sent: [u64; 3],
+    pub received: [u64; 3],
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +100,8 @@ pub struct FabricSnapshot {
     pub contexts: Vec<ContextInfo>,
     pub qps: Vec<QpInfo>,
     pub cqs: Vec<CqStat>,
+    /// Only [`FabricView`](crate::FabricView) fills it.
+    pub ports: Vec<PortTraffic>,
 }
 
 /// Called on the device's own thread (or inside a doorbell): must be quick and must not call back into the NIC except reads.

@@ -17,6 +17,6 @@ mod trap;
 pub use addr::{device_guid, port_gid, port_ipv4, port_lid, port_mac, resolve_lid};
 pub use api::*;
 pub use errno::{Errno, Result};
-pub use fabric::Fabric;
+pub use fabric::{Fabric, FabricView};
 pub use nic::{AccelFile, NicContext, RdmaFile};
-pub use pv::{after_fork_in_child, set_raise};
+pub use pv::{after_fork_in_child, set_raise, without_signals};

@@ -42,6 +42,7 @@ pub(crate) fn table_address() -> u64 {
         cq_arm: cq_arm as *const () as u64,
         raise: raise as *const () as u64,
         stalled_us: stalled_us as *const () as u64,
+        note: note as *const () as u64,
     });
     std::ptr::from_ref(table) as u64
 }
@@ -80,6 +81,10 @@ extern "C" fn cq_arm(cookie: u64, port: u32, cq: u32, ci: u32) -> u32 {
 
 extern "C" fn stalled_us(cookie: u64, port: u32, qpn: u32) -> u64 {
     with(cookie, |c| c.stalled_us(port, qpn))
+}
+
+extern "C" fn note(cookie: u64, port: u32, qpn: u32, which: u32, value: u64) {
+    with(cookie, |c| c.note(port, qpn, which, value));
 }
 
 extern "C" fn raise(_cookie: u64, channel_fd: i32, user_handle: u64) -> i32 {
@@ -150,6 +155,14 @@ pub(crate) fn without_sigpipe(write: impl FnOnce() -> Result<()>) -> Result<()> 
     }
     restore_signals(&old);
     done
+}
+
+/// Runs `f`, which starts a thread, so that the thread inherits no signals of the program.
+pub fn without_signals<R>(f: impl FnOnce() -> R) -> R {
+    let blocked = block_signals();
+    let result = f();
+    restore_signals(&blocked);
+    result
 }
 
 /// sigaction(2), returning what was there.

@@ -5,7 +5,8 @@
 
 use super::objects::Kind;
 use super::usermem::UserOut;
-use gaudi_softnic::{Errno, GidType, Result, port_gid};
+use crate::netdev;
+use gaudi_softnic::{Errno, GidType, Result};
 use kernel_abi::cmd::{AhAttr, ExQueryDeviceResp, ModifyQpReq, QueryPortResp, QueryQpResp};
 use kernel_abi::hbl;
 use kernel_abi::uverbs::{GidEntry, QpCap};
@@ -187,12 +188,9 @@ pub(crate) trait Driver: Send {
     fn close(&mut self);
 }
 
-/// Index of the loopback netdev, which carries the ports' addresses.
-const LOOPBACK_IFINDEX: u32 = 1;
-
 /// A slot of a port's GID table; `None` when it is empty.
-pub(crate) fn gid_entry(device: u32, port: u32, index: u32) -> Option<GidEntry> {
-    let (gid, kind) = port_gid(device, port, index)?;
+pub(crate) fn gid_entry(ports: u32, device: u32, port: u32, index: u32) -> Option<GidEntry> {
+    let (gid, kind, netdev_ifindex) = netdev::gid(ports, device, port, index)?;
     let gid_type = match kind {
         GidType::RoceV1 => gid_type::ROCE_V1,
         GidType::RoceV2 => gid_type::ROCE_V2,
@@ -202,6 +200,6 @@ pub(crate) fn gid_entry(device: u32, port: u32, index: u32) -> Option<GidEntry> 
         gid_index: index,
         port_num: port,
         gid_type,
-        netdev_ifindex: LOOPBACK_IFINDEX,
+        netdev_ifindex,
     })
 }

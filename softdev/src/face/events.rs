@@ -108,6 +108,14 @@ impl EventHub {
         }
     }
 
+    /// Something happened to a port as a whole.
+    pub(crate) fn port_event(&self, port: u32, event_type: u32) {
+        self.to_all(u64::from(port), event_type);
+        if let Some(nic) = self.nic.get().and_then(Weak::upgrade) {
+            nic.kick_event_word();
+        }
+    }
+
     fn to_all(&self, element: u64, event_type: u32) {
         let inner = self.lock();
         for file in inner.files.iter().filter_map(Weak::upgrade) {

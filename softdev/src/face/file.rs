@@ -5,7 +5,7 @@ use super::driver::{CqInit, Driver, MrInit, QpInit, SrqInit, SrqMade, Udata, gid
 use super::events::EventHub;
 use super::objects::{EINVAL, Kind, Missing, Objects};
 use super::registry;
-use crate::tree::GID_TABLE;
+use crate::tree::gid_table;
 use gaudi_softnic::{Errno, Result};
 use kernel_abi::cmd::{AhAttr, ModifyQpReq, QpDest, ReregMrReq};
 use kernel_abi::uverbs::{GidEntry, QpCap};
@@ -91,11 +91,13 @@ pub(crate) struct Reported {
 /// Everything of an AH attribute that the core checks for RoCE.
 fn check_path(driver: &dyn Driver, port: u8, is_global: u8, sgid_index: u8) -> Result<()> {
     let port = u32::from(port);
-    if !(1..=driver.ports()).contains(&port) || is_global == 0 || u32::from(sgid_index) >= GID_TABLE
+    if !(1..=driver.ports()).contains(&port)
+        || is_global == 0
+        || u32::from(sgid_index) >= gid_table()
     {
         return Err(Errno::EINVAL);
     }
-    gid_entry(driver.device(), port, sgid_index.into())
+    gid_entry(driver.ports(), driver.device(), port, sgid_index.into())
         .map(|_| ())
         .ok_or(Errno::EINVAL)
 }
@@ -390,16 +392,19 @@ impl FileState {
 
     /// A GID by port and index: EINVAL outside the table, ENODATA for an empty slot.
     pub(crate) fn gid(&self, port: u32, index: u32) -> Result<GidEntry> {
-        if !(1..=self.driver.ports()).contains(&port) || index >= GID_TABLE {
+        let ports = self.driver.ports();
+        if !(1..=ports).contains(&port) || index >= gid_table() {
             return Err(Errno::EINVAL);
         }
-        gid_entry(self.driver.device(), port, index).ok_or(Errno(libc::ENODATA))
+        gid_entry(ports, self.driver.device(), port, index).ok_or(Errno(libc::ENODATA))
     }
 
     pub(crate) fn gids(&self) -> Vec<GidEntry> {
-        let device = self.driver.device();
-        (1..=self.driver.ports())
-            .flat_map(|port| (0..GID_TABLE).filter_map(move |index| gid_entry(device, port, index)))
+        let (device, ports) = (self.driver.device(), self.driver.ports());
+        (1..=ports)
+            .flat_map(|port| {
+                (0..gid_table()).filter_map(move |index| gid_entry(ports, device, port, index))
+            })
             .collect()
     }
 

@@ -8,9 +8,10 @@ mod bundle;
 mod channel;
 mod command;
 mod driver;
-mod events;
+pub(crate) mod events;
 mod file;
 mod hbl;
+mod logger;
 mod methods;
 mod native;
 mod objects;
@@ -21,7 +22,7 @@ mod usermem;
 mod write;
 
 use crate::paths::{self, Node};
-use crate::tree;
+use crate::{netdev, tree};
 use channel::ChannelKind;
 use gaudi_softnic::{AccelFile, Errno, FabricOptions, RdmaFile, Result};
 use kernel_abi::accel::{IOCTL_INFO, IOCTL_MEMORY};
@@ -135,6 +136,7 @@ fn open_node(face: &Face, node: Node, flags: i32) -> Result<OwnedFd> {
     face.sweep();
     let options = &face.setup().ok_or(Errno::ENODEV)?.options;
     let device = node.device();
+    log::debug!("opens {node:?}");
     let (entry, inode, own, fd) = match node {
         Node::Uverbs(_) if options.rxe => {
             let (driver, hub) = (rxe::Rxe::new(device, options.ports)?, Arc::default());
@@ -152,6 +154,7 @@ fn open_node(face: &Face, node: Node, flags: i32) -> Result<OwnedFd> {
             let (inode, own) = (rdma.inode(), vec![rdma.own_fd()]);
             let fd = rdma.dup_fd()?;
             let hub: Arc<events::EventHub> = Arc::default();
+            netdev::attend(options, &tree_path(face)?, device, &hub);
             let driver = hbl::Hbl::new(rdma, options.clone(), hub.clone());
             (
                 Entry::Verbs(Arc::new(file::VerbsFile::new(inode, Box::new(driver), hub))),
@@ -177,6 +180,11 @@ fn open_node(face: &Face, node: Node, flags: i32) -> Result<OwnedFd> {
     setup::set_memfd_dev(inode.0);
     face.add(inode, entry, device, own, fd.as_raw_fd());
     Ok(fd)
+}
+
+fn tree_path(face: &Face) -> Result<std::path::PathBuf> {
+    let tree = &face.setup().ok_or(Errno::ENODEV)?.tree;
+    Ok(std::ffi::OsStr::from_bytes(tree).into())
 }
 
 /// Whether an inode on that file system can be ours: two relaxed loads.

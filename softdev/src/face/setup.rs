@@ -3,7 +3,7 @@
 use super::file::Inode;
 use crate::config::ConfigError;
 use crate::paths::Node;
-use crate::tree;
+use crate::{netdev, tree};
 use gaudi_softnic::FabricOptions;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -31,6 +31,7 @@ pub(crate) fn set_memfd_dev(dev: u64) {
 
 impl Setup {
     pub(crate) fn new(options: Result<FabricOptions, ConfigError>) -> Option<Setup> {
+        super::logger::init();
         let options = match options {
             Ok(options) => options,
             Err(e) => return complain(&e.to_string()),
@@ -39,6 +40,17 @@ impl Setup {
             Ok(tree) => tree,
             Err(e) => return complain(&format!("{}: {e}", options.dir.display())),
         };
+        if let Err(e) = netdev::check(&options).and_then(|()| {
+            netdev::sync(&options, &tree).map_err(|e| format!("interfaces cannot be asked: {e}"))
+        }) {
+            return complain(&e);
+        }
+        log::info!(
+            "fabric {}: {} device(s) of {} port(s)",
+            options.dir.display(),
+            options.devices,
+            options.ports
+        );
         let nodes = nodes(&tree, &options);
         if let Some(((dev, _), _)) = nodes.first() {
             TREE_DEV.store(dev.wrapping_add(1), Relaxed);

@@ -1,11 +1,22 @@
 //! One PCI function of the tree and the classes below it.
 
 use super::writer::Dir;
+use crate::netdev;
 use crate::paths::Node;
 use gaudi_softnic::{FabricOptions, GidType, Result, device_guid, port_gid};
+use rustix::fs::{Mode, OFlags};
+use std::path::Path;
 
 /// Length of a port's GID table.
-pub(crate) const GID_TABLE: u32 = 13;
+pub(crate) fn gid_table() -> u32 {
+    if netdev::bound() {
+        netdev::SLOTS as u32
+    } else {
+        GID_TABLE
+    }
+}
+
+const GID_TABLE: u32 = kernel_abi::hbl::EXT_GID_TBL_LEN;
 /// Netdev that carries the ports' addresses.
 const NETDEV: &str = "lo";
 /// Major, minor and sub-minor version of the firmware that it stands for.
@@ -139,7 +150,8 @@ fn fill_port(dir: &Dir, n: u32, port: u32, strict: bool) -> Result<()> {
     dir.file("phys_state", "5: LinkUp\n")?;
     dir.file("rate", "100 Gb/sec (2X HDR)\n")?;
     dir.file("link_layer", "Ethernet\n")?;
-    let lid = if strict {
+    // A LID names a port of this fabric, and an interface leads further.
+    let lid = if strict || netdev::bound() {
         0
     } else {
         gaudi_softnic::port_lid(n, port)
@@ -153,17 +165,13 @@ fn fill_port(dir: &Dir, n: u32, port: u32, strict: bool) -> Result<()> {
     let gids = dir.dir("gids")?;
     let attrs = dir.dir("gid_attrs")?;
     let (types, ndevs) = (attrs.dir("types")?, attrs.dir("ndevs")?);
-    for index in 0..GID_TABLE {
-        let entry = port_gid(n, port, index);
+    for index in 0..gid_table() {
+        let entry = port_gid(n, port, index).filter(|_| !netdev::bound());
         let gid = entry.map_or([0; 16], |(gid, _)| gid);
         gids.file(&index.to_string(), &format!("{}\n", groups(&gid)))?;
         // Reading the attributes of an empty slot fails in the kernel: here the file is not there.
         if let Some((_, gid_type)) = entry {
-            let text = match gid_type {
-                GidType::RoceV1 => "IB/RoCE v1\n",
-                GidType::RoceV2 => "RoCE v2\n",
-            };
-            types.file(&index.to_string(), text)?;
+            types.file(&index.to_string(), type_name(gid_type))?;
             ndevs.file(&index.to_string(), &format!("{NETDEV}\n"))?;
         }
     }
@@ -177,6 +185,49 @@ fn fill_port(dir: &Dir, n: u32, port: u32, strict: bool) -> Result<()> {
         hw_counters.file(name, "")?;
     }
     hw_counters.file("lifespan", "10\n")
+}
+
+/// What follows the interface of a bound port, in place: readers see old or new lines.
+pub(crate) fn write_port(dir: &Path, port: &netdev::Port) {
+    let put = |name: String, text: Option<String>| {
+        let path = dir.join(name);
+        let Some(text) = text else {
+            // Reading the attributes of an empty slot fails.
+            let _ = rustix::fs::unlink(&path);
+            return;
+        };
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let written = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o644)).and_then(|file| {
+            rustix::io::pwrite(&file, text.as_bytes(), 0)?;
+            rustix::fs::ftruncate(&file, text.len() as u64)
+        });
+        if let Err(e) = written {
+            log::warn!("{}: {e}", path.display());
+        }
+    };
+    let (state, phys) = if port.up {
+        ("4: ACTIVE\n", "5: LinkUp\n")
+    } else {
+        ("1: DOWN\n", "3: Disabled\n")
+    };
+    put("state".into(), Some(state.into()));
+    put("phys_state".into(), Some(phys.into()));
+    for index in 0..gid_table() {
+        let entry = port.gid(index);
+        let gid = entry.map_or([0; 16], |(gid, _)| gid);
+        put(format!("gids/{index}"), Some(format!("{}\n", groups(&gid))));
+        let kind = entry.map(|(_, kind)| type_name(kind).to_string());
+        put(format!("gid_attrs/types/{index}"), kind);
+        let name = entry.map(|_| format!("{}\n", port.name));
+        put(format!("gid_attrs/ndevs/{index}"), name);
+    }
+}
+
+fn type_name(kind: GidType) -> &'static str {
+    match kind {
+        GidType::RoceV1 => "IB/RoCE v1\n",
+        GidType::RoceV2 => "RoCE v2\n",
+    }
 }
 
 /// Groups of four hexadecimal digits with colons, as sysfs prints GUIDs and GIDs.

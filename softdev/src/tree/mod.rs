@@ -7,9 +7,10 @@ mod device;
 mod writer;
 
 pub(crate) use device::FIRMWARE;
-pub(crate) use device::GID_TABLE;
 pub use device::{device_name, port_counter_names};
+pub(crate) use device::{gid_table, write_port};
 
+use crate::netdev;
 use crate::paths::{self, Node, PCI_BUS};
 use gaudi_softnic::{Errno, FabricOptions, Result};
 use kernel_abi::hbl::PORT_COUNTERS;
@@ -77,10 +78,11 @@ fn open_tree(fabric: &OwnedFd) -> Result<Option<Dir>> {
 
 fn describe(options: &FabricOptions) -> String {
     format!(
-        "devices={} ports={} rxe={}\n",
+        "devices={} ports={} rxe={} netdev={}\n",
         options.devices,
         options.ports,
-        u32::from(options.rxe)
+        u32::from(options.rxe),
+        netdev::list()
     )
 }
 

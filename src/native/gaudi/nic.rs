@@ -4,15 +4,16 @@ use super::Gaudi;
 use super::connection::destroy;
 use crate::native::kernel::{self, Call};
 use crate::native::{
-    Completion, Connect, DeviceMemory, Features, NativeEvent, NativeQp, Nic, RING_ENTRIES, Raised,
-    Window, Write, mailbox_address, user,
+    Completion, Connect, DeviceMemory, Features, NativeEvent, NativeQp, Nic, PortAddress,
+    RING_ENTRIES, Raised, Window, Write, mailbox_address, user,
 };
 use crate::verbs::types::{Errno, Result};
+use core::net::Ipv6Addr;
 use kernel_abi::accel::{MemArgs, mem_flag};
 use kernel_abi::ext::cap;
 use kernel_abi::gaudi2::{Doorbell, RecvWqe, SendWqe, comp_type, fifo_free, opcode, umr};
 use kernel_abi::uverbs::{self, AsyncEventDesc, cmd, device, obj};
-use kernel_abi::verbs::{event, qp_attr, qpt};
+use kernel_abi::verbs::{event, mtu, qp_attr, qpt};
 use zerocopy::{FromZeros, IntoBytes};
 
 impl Nic for Gaudi {
@@ -37,9 +38,10 @@ impl Nic for Gaudi {
         kernel::random()
     }
 
-    fn port_ipv4(&self, port: u8) -> Result<[u8; 4]> {
+    fn addresses(&self, port: u8) -> Result<Vec<PortAddress>> {
+        let mut found: Vec<PortAddress> = Vec::new();
         // The table is short; entries that are not there fail.
-        for index in 0..256u32 {
+        for index in 0..64u32 {
             let mut entry = uverbs::GidEntry::new_zeroed();
             let asked = Call::new(obj::DEVICE, device::QUERY_GID_ENTRY)
                 .value(device::query_gid_entry::PORT, 4, u64::from(port))
@@ -48,16 +50,35 @@ impl Nic for Gaudi {
                 .output(device::query_gid_entry::RESP_ENTRY, &mut entry)
                 .run(self.cmd_fd);
             match asked {
-                Ok(()) => {
-                    if let Some(a) = crate::ud::grh::mapped(&entry.gid) {
-                        return Ok(a);
-                    }
-                }
-                Err(Errno(libc::ENODATA)) => {}
+                Ok(()) => {}
+                Err(Errno(libc::ENODATA)) => continue,
                 Err(_) => break,
             }
+            let ip = Ipv6Addr::from(entry.gid).to_canonical();
+            if let Some(known) = found.iter_mut().find(|a| a.ip == ip) {
+                known.indices |= 1 << index;
+                continue;
+            }
+            // Where an IPv4 address follows from it, a link-local GID is no address of its own.
+            if ip.is_ipv4() || !self.features().port_ipv4 {
+                found.push(PortAddress {
+                    ip,
+                    ifindex: entry.netdev_ifindex,
+                    indices: 1 << index,
+                });
+            }
         }
-        Err(Errno::EOPNOTSUPP)
+        if found.is_empty() && self.features().port_ipv4 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        Ok(found)
+    }
+
+    fn port_mtu(&self, port: u8) -> usize {
+        let mtu = self
+            .query_port(port)
+            .map_or(mtu::MTU_4096, |p| p.active_mtu);
+        mtu::bytes(mtu).unwrap_or(4096) as usize
     }
 
     fn ports(&self) -> u8 {
@@ -257,6 +278,14 @@ impl Nic for Gaudi {
         }
     }
 
+    fn note(&self, qp: &NativeQp, which: u32, value: u64) {
+        if self.ext.cap_mask & cap::QP_NOTES != 0
+            && let Some(pv) = &self.pv
+        {
+            pv.note(qp.port, qp.id, which, value);
+        }
+    }
+
     fn raise(&mut self, channel_fd: i32, cookie: u64) -> Raised {
         let r = if self.features().raise {
             match self
@@ -370,6 +399,11 @@ impl Nic for Gaudi {
                     return Some(NativeEvent::Port {
                         port: ev.element as u8,
                         up: false,
+                    });
+                }
+                event::GID_CHANGE => {
+                    return Some(NativeEvent::Gids {
+                        port: ev.element as u8,
                     });
                 }
                 event::DEVICE_FATAL => return Some(NativeEvent::Fatal),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{
     Completion, Connect, Features, MAILBOX_BASE, MAILBOX_STRIDE, NativeEvent, NativeQp, Nic,
-    RING_ENTRIES, Raised, Window, Write, kernel, mailbox_address, user,
+    PortAddress, RING_ENTRIES, Raised, Window, Write, kernel, mailbox_address, user,
 };
 use crate::verbs::types::{Errno, Result};
 
@@ -305,8 +305,16 @@ impl Nic for SimNic {
         Ok(())
     }
 
-    fn port_ipv4(&self, port: u8) -> Result<[u8; 4]> {
-        Ok(kernel_abi::ext::port_ipv4(self.device, port))
+    fn addresses(&self, port: u8) -> Result<Vec<PortAddress>> {
+        Ok(vec![PortAddress {
+            ip: kernel_abi::ext::port_ipv4(self.device, port).into(),
+            ifindex: 1,
+            indices: 0xf,
+        }])
+    }
+
+    fn port_mtu(&self, _port: u8) -> usize {
+        4096
     }
 
     fn ports(&self) -> u8 {
@@ -379,6 +387,8 @@ impl Nic for SimNic {
     fn stalled_us(&self, _qp: &NativeQp) -> u64 {
         0
     }
+
+    fn note(&self, _qp: &NativeQp, _which: u32, _value: u64) {}
 
     fn raise(&mut self, channel_fd: i32, cookie: u64) -> Raised {
         let mut f = self.fabric.lock();

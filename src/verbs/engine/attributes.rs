@@ -2,6 +2,7 @@
 
 use super::super::types::{AhAttr, Errno, QpAttr, Result};
 use super::limits;
+use crate::native::Nic;
 use kernel_abi::verbs::{qp_attr, qpt};
 
 /// Attributes that uverbs takes out of a program's mask: XRC QPs have one half each (modify_qp_mask in the kernel's uverbs_cmd.c).
@@ -13,12 +14,33 @@ pub(super) fn not_for(qp_type: u32) -> u32 {
     }
 }
 
-pub(in crate::verbs) fn check_path(a: &AhAttr, ports: u8) -> Result<()> {
+/// What the ports of a device take.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::verbs) struct Paths {
+    pub ports: u8,
+    /// Of a GID table.
+    pub gids: u8,
+    pub by_lid: bool,
+}
+
+impl Paths {
+    pub(in crate::verbs) fn of(nic: &impl Nic) -> Paths {
+        let features = nic.features();
+        Paths {
+            ports: nic.ports(),
+            // Four by the rule of the device; else the kernel knows its table, and says so.
+            gids: if features.port_ipv4 { 4 } else { u8::MAX },
+            by_lid: features.lid_path,
+        }
+    }
+}
+
+pub(in crate::verbs) fn check_path(a: &AhAttr, p: Paths) -> Result<()> {
     // RoCE has no address without a GRH.
     if a.is_global == 0
         || a.port_num == 0
-        || a.port_num > ports
-        || a.grh.sgid_index >= 4
+        || a.port_num > p.ports
+        || a.grh.sgid_index >= p.gids
         || a.grh.dgid_bytes() == [0; 16]
     {
         return Err(Errno::EINVAL);
@@ -26,7 +48,8 @@ pub(in crate::verbs) fn check_path(a: &AhAttr, ports: u8) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn check_attributes(a: &QpAttr, mask: u32, ports: u8, lid_path: bool) -> Result<()> {
+pub(super) fn check_attributes(a: &QpAttr, mask: u32, p: Paths) -> Result<()> {
+    let Paths { ports, by_lid, .. } = p;
     if mask & qp_attr::PORT != 0 && (a.port_num == 0 || a.port_num > ports) {
         return Err(Errno::EINVAL);
     }
@@ -39,9 +62,9 @@ pub(super) fn check_attributes(a: &QpAttr, mask: u32, ports: u8, lid_path: bool)
         if path.port_num == 0 {
             path.port_num = 1;
         }
-        let by_lid = lid_path && path.is_global == 0 && path.dlid != 0;
+        let by_lid = by_lid && path.is_global == 0 && path.dlid != 0;
         if !by_lid {
-            check_path(&path, ports)?;
+            check_path(&path, p)?;
         }
     }
     if mask & qp_attr::PATH_MTU != 0 && !(1..=5).contains(&a.path_mtu) {

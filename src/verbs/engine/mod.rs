@@ -19,7 +19,7 @@ use super::regions::{Dm, NullMemory};
 use super::types::{Errno, Result};
 use super::xrc::Xrcd;
 use crate::native::{NativeEvent, Nic};
-pub(super) use attributes::check_path;
+pub(super) use attributes::{Paths, check_path};
 
 /// What the shim grants at most; query_device says the same.
 pub mod limits {

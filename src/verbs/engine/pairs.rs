@@ -5,7 +5,7 @@ use super::super::qp::Qp;
 use super::super::queue::{Rq, Sq};
 use super::super::srq::{NONE, Source, TAKEN};
 use super::super::types::{Errno, QpAttr, QpCap, QpInfo, QpInit, QpQuery, Result};
-use super::attributes::{check_attributes, merge, not_for};
+use super::attributes::{Paths, check_attributes, merge, not_for};
 use super::{Engine, limits, slot_of};
 use crate::native::{Connect, IDS_PER_PORT, NativeQp, Nic, split_number};
 use crate::rc::conn::Conn;
@@ -135,6 +135,7 @@ impl<N: Nic> Engine<N> {
             nudged: false,
         };
         let qp_num = qp.number();
+        qp.note_state(&self.env);
         self.qps[i] = Some(Box::new(qp));
         Ok(QpInfo {
             handle: i as u32,
@@ -183,14 +184,13 @@ impl<N: Nic> Engine<N> {
         }
         // The error state may have come since the program looked.
         self.progress();
-        let ports = self.env.nic.ports();
         let qp = self
             .qps
             .get_mut(handle as usize)
             .and_then(Option::take)
             .ok_or(Errno::EINVAL);
         let mut qp = qp?;
-        let r = self.modify(&mut qp, a, mask, ports);
+        let r = self.modify(&mut qp, a, mask);
         let number = qp.number();
         let retried = qp.conn.is_some();
         self.qps[handle as usize] = Some(qp);
@@ -217,7 +217,7 @@ impl<N: Nic> Engine<N> {
         self.env.events.extend(event);
     }
 
-    fn modify(&mut self, qp: &mut Qp, a: &QpAttr, mask: u32, ports: u8) -> Result<()> {
+    fn modify(&mut self, qp: &mut Qp, a: &QpAttr, mask: u32) -> Result<()> {
         let mask = mask & !not_for(qp.qp_type);
         let cur = if mask & qp_attr::CUR_STATE != 0 {
             a.cur_qp_state
@@ -233,7 +233,7 @@ impl<N: Nic> Engine<N> {
         {
             return Err(Errno::EINVAL);
         }
-        check_attributes(a, mask, ports, self.env.nic.features().lid_path)?;
+        check_attributes(a, mask, Paths::of(&self.env.nic))?;
         if mask & qp_attr::CAP != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -285,6 +285,7 @@ impl<N: Nic> Engine<N> {
         }
         qp.state = next;
         qp.attr.qp_state = next;
+        qp.note_state(&self.env);
         Ok(())
     }
 

@@ -198,6 +198,13 @@ impl<N: Nic> Engine<N> {
                         event,
                     });
                 }
+                NativeEvent::Gids { port } => {
+                    self.readdress_datagrams(port);
+                    self.env.events.push(AsyncEvent {
+                        element: u64::from(port),
+                        event: event::GID_CHANGE,
+                    });
+                }
                 NativeEvent::Fatal => {
                     self.broken = true;
                     self.env.events.push(AsyncEvent {

@@ -5,7 +5,8 @@
 
 use super::attach::Fabric;
 use super::process::destination;
-use crate::shm::fabric_file::{MAX_QPS, qp_state};
+use crate::shm::fabric_file::{MAX_QPS, QpRec, qp_state};
+use kernel_abi::ext::note;
 use kernel_abi::gaudi2::ReqCtx;
 use kernel_abi::hbl::PORT_COUNTERS;
 use std::sync::atomic::Ordering::*;
@@ -37,6 +38,9 @@ impl Fabric {
                     if qp_state::asid(record.state().load(Acquire)) == 0 {
                         continue;
                     }
+                    if (d, p) == (device, port) {
+                        datagrams(record, &mut sent, &mut received);
+                    }
                     let to = destination(&ReqCtx {
                         words: record.req(),
                     });
@@ -58,6 +62,20 @@ impl Fabric {
             }
         }
         (sent, received)
+    }
+}
+
+/// What a QP sent and took by the port's Ethernet side.
+fn datagrams(record: QpRec<'_>, sent: &mut Sent, received: &mut Sent) {
+    for (sum, bytes, packets) in [
+        (sent, note::SENT_BYTES, note::SENT_PACKETS),
+        (received, note::RECEIVED_BYTES, note::RECEIVED_PACKETS),
+    ] {
+        let n = record.note(packets).load(Relaxed);
+        let add = [record.note(bytes).load(Relaxed), n, n];
+        for (sum, n) in sum.iter_mut().zip(add) {
+            *sum = sum.wrapping_add(n);
+        }
     }
 }
 

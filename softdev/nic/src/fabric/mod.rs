@@ -7,6 +7,8 @@ pub(crate) mod peer;
 pub(crate) mod process;
 mod snapshot;
 mod thread;
+mod view;
 
 pub use attach::Fabric;
 pub(crate) use peer::{Link, Remote};
+pub use view::FabricView;

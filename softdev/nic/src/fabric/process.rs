@@ -7,6 +7,7 @@ use crate::shm::fabric_file::{
     state,
 };
 use crate::shm::locks::Holder;
+use kernel_abi::ext::note;
 use kernel_abi::gaudi2::ReqCtx;
 use std::sync::atomic::Ordering::*;
 
@@ -99,6 +100,25 @@ fn fold_counters(file: &FabricFile, device: u32, port: u32, record: QpRec<'_>) {
         words: record.req(),
     });
     let to = to.filter(|(device, port)| *device < file.devices() && *port <= file.ports());
+    // Datagrams: bytes, messages and packets of both directions.
+    let noted = [
+        note::SENT_BYTES,
+        note::SENT_PACKETS,
+        note::RECEIVED_BYTES,
+        note::RECEIVED_PACKETS,
+    ]
+    .map(|which| record.note(which).swap(0));
+    let total = file.port(device, port);
+    for (received, which, n) in [
+        (false, 0, noted[0]),
+        (false, 1, noted[1]),
+        (false, 2, noted[1]),
+        (true, 0, noted[2]),
+        (true, 1, noted[3]),
+        (true, 2, noted[3]),
+    ] {
+        total.total(received, which).add(n);
+    }
     for which in 0..3 {
         let sent = record.sent(which).swap(0);
         if sent == 0 {

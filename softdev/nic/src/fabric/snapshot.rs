@@ -6,6 +6,7 @@ use crate::nic::cq::CqAt;
 use crate::nic::rdma_layout::CQS;
 use crate::shm::fabric_file::{MAX_ASIDS, MAX_PROCS, MAX_QPS, qp_state, state};
 use crate::{ContextInfo, CqStat, FabricSnapshot, ProcessInfo, QpInfo, addr};
+use kernel_abi::ext::note;
 use kernel_abi::gaudi2::{ReqCtx, ResCtx};
 use std::sync::atomic::Ordering::*;
 
@@ -20,6 +21,8 @@ impl Fabric {
                     pid: record.pid().load(Relaxed),
                     comm: record.comm(),
                     waiting_for: record.waiting_for().load(Relaxed),
+                    start_time: record.start_time().load(Relaxed),
+                    pid_ns: record.pid_ns().load(Relaxed),
                 });
             }
         }
@@ -99,6 +102,9 @@ impl Fabric {
                             words: record.res(),
                         },
                     ),
+                    noted: note::split_type_state(record.note(note::TYPE_STATE).load(Relaxed)),
+                    sent: [0, 1, 2].map(|which| record.sent(which).load(Relaxed)),
+                    datagrams: [1, 2, 3, 4].map(|which| record.note(which).load(Relaxed)),
                 });
             }
         }
@@ -106,7 +112,7 @@ impl Fabric {
 }
 
 /// Whom a QP is connected with, by the half that is set.
-fn peer(req: &ReqCtx, res: &ResCtx) -> Option<(u32, u32, u32)> {
+pub(super) fn peer(req: &ReqCtx, res: &ResCtx) -> Option<(u32, u32, u32)> {
     if req.valid() {
         return destination(req).map(|(device, port)| (device, port, req.dst_qp()));
     }

@@ -9,6 +9,7 @@ use crate::fabric::attach::lock;
 use crate::fabric::process::{free_qp, mac_word};
 use crate::shm::fabric_file::{MAX_QPS, qp_state};
 use crate::{Errno, Requester, Responder, Result, RingInfo, addr};
+use kernel_abi::ext::note;
 use kernel_abi::gaudi2::{
     ACK_REQ_FREQ, BURST_SIZE, MAX_TIMEOUT_RETRIES, NO_REMOTE_WQ_LOG, ReqCtx, ResCtx, USER_WQ_BASE,
     cong_mode, timer_period_us,
@@ -52,6 +53,9 @@ impl NicContext {
         record.syndrome().store(0, Relaxed);
         record.set_res(&[0; 4]);
         record.set_req(&[0; 16]);
+        for which in 0..note::COUNT {
+            record.note(which).store(0, Relaxed);
+        }
         let Some(qp) = self.make_qp(port, qpn) else {
             return Err(Errno::EBUSY);
         };
@@ -91,6 +95,20 @@ impl NicContext {
             let low = change(qp_state::low(now));
             if low == qp_state::low(now) || word.cas(now, qp_state::next(now, low)).is_ok() {
                 return true;
+            }
+        }
+    }
+
+    /// [`kernel_abi::ext::PvTable::note`].
+    pub(crate) fn note(&self, port: u32, qpn: u32, which: u32, value: u64) {
+        let known = self.usable()
+            && (1..=self.fabric.opts.ports).contains(&port)
+            && (1..MAX_QPS).contains(&qpn)
+            && which < note::COUNT;
+        if known {
+            let record = self.fabric.file.qp(self.device, port, qpn);
+            if qp_state::asid(record.state().load(Relaxed)) == self.asid {
+                record.note(which).store(value, Relaxed);
             }
         }
     }

@@ -24,20 +24,22 @@ pub(crate) const MAX_ASIDS: u32 = 1024;
 /// QP numbers of a port; 0 is the raw Ethernet QP.
 pub(crate) const MAX_QPS: u32 = 8192;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"gaudifab");
-const VERSION: u32 = 1;
-const PROC_SIZE: u64 = 128;
-const CTX_SIZE: u64 = 64;
-const QP_SIZE: u64 = 256;
-const PORT_HEAD: u64 = 4096;
-const PROCS_AT: u64 = 4096;
-const CTXS_AT: u64 = PROCS_AT + MAX_PROCS as u64 * PROC_SIZE;
+pub(super) const MAGIC: u64 = u64::from_le_bytes(*b"gaudifab");
+pub(super) const VERSION: u32 = 1;
+pub(super) const PROC_SIZE: u64 = 128;
+pub(super) const CTX_SIZE: u64 = 64;
+pub(super) const QP_SIZE: u64 = 256;
+/// Of the provider's notes in a QP's record.
+pub(super) const NOTES_AT: u64 = 216;
+pub(super) const PORT_HEAD: u64 = 4096;
+pub(super) const PROCS_AT: u64 = 4096;
+pub(super) const CTXS_AT: u64 = PROCS_AT + MAX_PROCS as u64 * PROC_SIZE;
 const PORTS_AT: u64 = CTXS_AT + (MAX_DEVICES * MAX_ASIDS) as u64 * CTX_SIZE;
 const PORT_SIZE: u64 = PORT_HEAD + MAX_QPS as u64 * QP_SIZE;
-const FILE_SIZE: u64 = PORTS_AT + (MAX_DEVICES * MAX_PORTS) as u64 * PORT_SIZE;
+pub(super) const FILE_SIZE: u64 = PORTS_AT + (MAX_DEVICES * MAX_PORTS) as u64 * PORT_SIZE;
 
 /// Differs whenever a build places anything elsewhere: FNV-1a over all that this file and the context files fix.
-const fn layout_hash() -> u64 {
+pub(super) const fn layout_hash() -> u64 {
     use crate::nic::{mmu, rdma_layout as rdma};
     let parts = [
         VERSION as u64,
@@ -281,6 +283,11 @@ impl<'a> QpRec<'a> {
     pub(crate) fn sent(self, which: u64) -> W64<'a> {
         self.map.w64(self.at + 192 + 8 * which)
     }
+    /// What the owner's provider notes (`kernel_abi::ext::note`).
+    pub(crate) fn note(self, which: u32) -> W64<'a> {
+        self.map
+            .w64(self.at + NOTES_AT + 8 * u64::from(which % kernel_abi::ext::note::COUNT))
+    }
 }
 
 impl FabricFile {
@@ -431,7 +438,7 @@ impl FabricFile {
             .w32(PROCS_AT - 64 + 4 * u64::from(device % MAX_DEVICES))
     }
 
-    fn port_at(device: u32, port: u32) -> u64 {
+    pub(super) fn port_at(device: u32, port: u32) -> u64 {
         let index = (device % MAX_DEVICES) * MAX_PORTS + port.wrapping_sub(1) % MAX_PORTS;
         PORTS_AT + u64::from(index) * PORT_SIZE
     }

@@ -26,6 +26,13 @@ impl LockFile {
         Ok(LockFile { fd: Fd::high(fd) })
     }
 
+    /// To ask only.
+    pub(crate) fn look(dir: impl AsFd) -> Result<LockFile> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(dir, "locks", flags, Mode::empty())?;
+        Ok(LockFile { fd: Fd::high(fd) })
+    }
+
     /// Takes the byte if nobody has it. Bytes of this very process always count as free.
     pub(crate) fn try_take(&self, byte: u32) -> Result<bool> {
         match self.control(libc::F_SETLK, libc::F_WRLCK, byte) {

@@ -7,6 +7,7 @@ pub(crate) mod cell;
 pub(crate) mod clock;
 pub(crate) mod exit;
 pub(crate) mod fabric_file;
+pub(crate) mod fabric_reader;
 pub(crate) mod fd;
 pub(crate) mod fork;
 pub(crate) mod futex;

@@ -2,6 +2,7 @@
 
 use crate::help::Topic;
 use crate::options::Wanted;
+use crate::status::StatusArgs;
 use lexopt::prelude::*;
 use softdev::config::{MAX_DEVICES, MAX_PORTS};
 use std::ffi::OsString;
@@ -12,6 +13,7 @@ pub(crate) enum Command {
     Devices {
         fabric: String,
     },
+    Status(StatusArgs),
     Doctor,
     Clean {
         fabric: String,
@@ -47,6 +49,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
         "run" => run(parser),
         "devices" => fabric_only(parser, Topic::Devices)
             .map(|r| r.map_or_else(Command::Help, |fabric| Command::Devices { fabric })),
+        "status" => status(parser),
         "clean" => fabric_only(parser, Topic::Clean)
             .map(|r| r.map_or_else(Command::Help, |fabric| Command::Clean { fabric })),
         "doctor" => match parser.next().map_err(text)? {
@@ -72,6 +75,7 @@ pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
 fn run(mut parser: lexopt::Parser) -> Result<Command, String> {
     let mut fabric = DEFAULT_FABRIC.to_string();
     let mut wanted = Wanted::default();
+    let mut netdev = None;
     loop {
         match parser.next().map_err(text)? {
             None => {
@@ -89,6 +93,7 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, String> {
                 wanted.ports =
                     Some(number(&mut parser, "--ports", 1..=u64::from(MAX_PORTS))? as u32)
             }
+            Some(Long("netdev")) => netdev = Some(netdevs(&mut parser)?),
             Some(Long("strict-posted")) => wanted.strict = Some(true),
             Some(Long("rxe")) => wanted.rxe = Some(true),
             Some(Long("retry-ms")) => {
@@ -97,6 +102,9 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, String> {
             // Everything behind the program's name is the program's, dashes or not.
             Some(Value(program)) => {
                 let args = parser.raw_args().map_err(text)?.collect();
+                if let Some(names) = netdev {
+                    wanted.netdev = Some((netdev_fits(&names, &wanted)?, 0));
+                }
                 return Ok(Command::Run(RunArgs {
                     fabric,
                     wanted,
@@ -107,6 +115,35 @@ fn run(mut parser: lexopt::Parser) -> Result<Command, String> {
             Some(other) => return Err(format!("run: {}", other.unexpected())),
         }
     }
+}
+
+fn status(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let mut args = StatusArgs {
+        fabric: DEFAULT_FABRIC.to_string(),
+        watch: None,
+        all: false,
+        json: false,
+    };
+    while let Some(arg) = parser.next().map_err(text)? {
+        match arg {
+            Short('h') | Long("help") => return Ok(Command::Help(Topic::Status)),
+            Long("fabric") => args.fabric = fabric_name(&mut parser)?,
+            Short('w') | Long("watch") => {
+                let seconds = parser
+                    .optional_value()
+                    .map(|v| v.to_string_lossy().into_owned());
+                let parsed = seconds.as_deref().map_or(Ok(1), str::parse);
+                args.watch = match parsed {
+                    Ok(n @ 1..=3600) => Some(n),
+                    _ => return Err("--watch=SECONDS: a number from 1 to 3600 is needed".into()),
+                };
+            }
+            Short('a') | Long("all") => args.all = true,
+            Long("json") => args.json = true,
+            other => return Err(format!("status: {}", other.unexpected())),
+        }
+    }
+    Ok(Command::Status(args))
 }
 
 fn fabric_only(mut parser: lexopt::Parser, topic: Topic) -> Result<Result<String, Topic>, String> {
@@ -134,6 +171,43 @@ fn fabric_name(parser: &mut lexopt::Parser) -> Result<String, String> {
     Ok(name)
 }
 
+/// Names of interfaces, in the alphabet that the kernel and our lists can carry.
+fn netdevs(parser: &mut lexopt::Parser) -> Result<Vec<String>, String> {
+    let value = parser.value().map_err(text)?.to_string_lossy().into_owned();
+    let names: Vec<String> = value.split(',').map(str::to_string).collect();
+    let fine = |name: &String| {
+        (1..16).contains(&name.len())
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b',' | b'='))
+    };
+    let mut sorted = names.clone();
+    sorted.sort();
+    sorted.dedup();
+    if !names.iter().all(fine) || sorted.len() != names.len() {
+        return Err(format!(
+            "--netdev {value:?}: different names of interfaces, separated by commas, are needed"
+        ));
+    }
+    Ok(names)
+}
+
+/// One for each port.
+fn netdev_fits(names: &[String], wanted: &Wanted) -> Result<String, String> {
+    let ports = wanted.devices.unwrap_or(1) * wanted.ports.unwrap_or(1);
+    if wanted.rxe == Some(true) {
+        return Err("--netdev and --rxe do not go together".into());
+    }
+    if names.len() != ports as usize {
+        return Err(format!(
+            "--netdev names {}, but there {} {ports} (devices times ports): name one interface for each port, or change --devices and --ports",
+            names.len(),
+            if ports == 1 { "is" } else { "are" }
+        ));
+    }
+    Ok(names.join(","))
+}
+
 fn number(
     parser: &mut lexopt::Parser,
     what: &str,
@@ -152,7 +226,9 @@ fn number(
 }
 
 fn unknown(name: &str) -> String {
-    format!("no command {name:?}; there are run, devices, doctor and clean. See gaudi-soft --help")
+    format!(
+        "no command {name:?}; there are run, status, devices, doctor and clean. See gaudi-soft --help"
+    )
 }
 
 fn text(e: lexopt::Error) -> String {
@@ -183,6 +259,12 @@ mod tests {
         );
         assert_eq!(r.program, "ib_write_bw");
         assert_eq!(r.args, ["--devices", "9", "--", "-x"]);
+    }
+
+    #[test]
+    fn interfaces_are_those_of_all_ports() {
+        let r = run("run --netdev eth0,eth1 --ports 2 -- x");
+        assert_eq!(r.wanted.netdev, Some(("eth0,eth1".to_string(), 0)));
     }
 
     #[test]
@@ -218,9 +300,16 @@ mod tests {
             "run --fabric ../up -- x",
             "run --fabric .hidden -- x",
             "run --nonsense -- x",
+            "run --netdev a,b -- x",
+            "run --netdev a,a --ports 2 -- x",
+            "run --netdev a/b -- x",
+            "run --netdev eth0 --rxe -- x",
             "devices extra",
             "doctor --fabric x",
             "help nothing",
+            "status --watch=0",
+            "status --watch=soon",
+            "status extra",
         ] {
             assert!(command(line).is_err(), "{line:?} was taken");
         }
@@ -235,6 +324,7 @@ mod tests {
             ("run --help", Topic::Run),
             ("help run", Topic::Run),
             ("devices -h", Topic::Devices),
+            ("status --help", Topic::Status),
             ("doctor --help", Topic::Doctor),
             ("clean --help", Topic::Clean),
         ] {

@@ -67,6 +67,18 @@ fn list(options: &Options) -> String {
             let mac = gaudi_softnic::port_mac(device, port)
                 .map(|b| format!("{b:02x}"))
                 .join(":");
+            if !options.netdev.is_empty() {
+                // Addresses and GIDs are the interface's.
+                let at = (device * options.ports + port - 1) as usize;
+                let name = options.netdev.split(',').nth(at).unwrap_or_default();
+                let mut line = row(["", "", "", "-", "", "see gaudi-soft status"]);
+                line[0] = options.device_name(device);
+                line[1] = format!("{:016x}", gaudi_softnic::device_guid(device));
+                line[2] = port.to_string();
+                line[4] = format!("of {name}");
+                rows.push(line);
+                continue;
+            }
             let gid = gaudi_softnic::port_gid(device, port, 0)
                 .map(|(raw, _)| Ipv6Addr::from(raw).to_string())
                 .unwrap_or_default();
@@ -145,7 +157,7 @@ fn users(snapshot: &FabricSnapshot, holders: &[u32], options: &Options, own: u32
     }
 }
 
-fn command_line(pid: u32) -> Option<String> {
+pub(crate) fn command_line(pid: u32) -> Option<String> {
     let raw = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words: Vec<String> = raw
         .split(|b| *b == 0)
@@ -196,6 +208,7 @@ mod tests {
                 },
             ],
             cqs: vec![],
+            ports: vec![],
         };
         let text = users(&snapshot, &[a, u32::MAX - 4, own], &options, own);
         let lines: Vec<Vec<&str>> = text

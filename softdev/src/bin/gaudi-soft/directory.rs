@@ -76,7 +76,7 @@ impl Directory {
             match fs::DirBuilder::new().mode(0o700).create(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                     return Err(Failure::own(format!(
-                        "cannot make the folder {}: {e}",
+                        "cannot make the folder {}: {e}. Set GAUDI_SOFT_ROOT to a folder of yours on a tmpfs (/dev/shm, /run/user/UID)",
                         path.display()
                     )));
                 }

@@ -5,6 +5,7 @@ pub(crate) enum Topic {
     Main,
     Run,
     Devices,
+    Status,
     Doctor,
     Clean,
 }
@@ -14,6 +15,7 @@ impl Topic {
         Some(match name {
             "run" => Topic::Run,
             "devices" => Topic::Devices,
+            "status" => Topic::Status,
             "doctor" => Topic::Doctor,
             "clean" => Topic::Clean,
             _ => return None,
@@ -26,6 +28,7 @@ pub(crate) fn text(topic: Topic) -> &'static str {
         Topic::Main => MAIN,
         Topic::Run => RUN,
         Topic::Devices => DEVICES,
+        Topic::Status => STATUS,
         Topic::Doctor => DOCTOR,
         Topic::Clean => CLEAN,
     }
@@ -36,6 +39,7 @@ gaudi-soft - run verbs programs on a GAUDI2 made of software
 
 USAGE
     gaudi-soft run [OPTIONS] -- PROGRAM [ARGS]
+    gaudi-soft status [--watch] [--fabric NAME]
     gaudi-soft devices [--fabric NAME]
     gaudi-soft doctor
     gaudi-soft clean [--fabric NAME]
@@ -48,6 +52,7 @@ DESCRIPTION
 
 COMMANDS
     run       start a program with the soft device
+    status    show what is connected to what, and how fast
     devices   show the devices of a fabric and who uses them
     doctor    say what on this machine would keep it from working, and the cure
     clean     remove a fabric that nobody uses
@@ -76,6 +81,8 @@ OPTIONS
     --fabric NAME      which fabric; letters, digits, '.', '_', '-' (default: \"default\")
     --devices N        how many devices, hbl_0 .. hbl_N-1, 1 to 8 (default: 1)
     --ports N          ports of each device, 1 to 24 (default: 1)
+    --netdev IF[,IF]   bind the ports to these network interfaces, one for each port: their addresses make the GIDs, and datagrams
+                       leave by them, to other namespaces and hosts as well (default: loopback addresses, this host only)
     --retry-ms N       longest time that a connection waits for a peer that does not answer before it fails; 0 leaves it to
                        the device (default: 0)
     --strict-posted    behave as the kernel driver that was posted in 2024, without our extensions: one context per device
@@ -86,6 +93,9 @@ ENVIRONMENT
     GAUDI_SOFT_ROOT    folder of the fabrics. Default: /dev/shm/gaudi-soft-UID, or $XDG_RUNTIME_DIR/gaudi-soft where there is no
                        /dev/shm. It and every fabric must belong to the user and be closed to others.
     GAUDI_SOFT_LIBDIR  folder of libgaudi_softdev.so and libgaudi.so. Default: the folder of gaudi-soft, then ../lib/gaudi-verbs
+
+    GAUDI_LOG          off, error, warn, info, debug or trace: what the soft device and the provider say on standard error, one line
+                       each (default: off; what keeps a program from having a device at all is always said)
 
 LIMITS
     Statically linked programs, set-user-ID programs and programs that make system calls without libc do not see the device;
@@ -118,6 +128,35 @@ OPTIONS
 
 EXIT STATUS
     0: shown, also when the fabric does not exist yet; 1: the fabric cannot be read; 125: wrong usage.
+";
+
+const STATUS: &str = "\
+gaudi-soft status - show what is connected to what, and how fast
+
+USAGE
+    gaudi-soft status [--watch[=SECONDS]] [--all] [--json] [--fabric NAME]
+
+DESCRIPTION
+    Prints the ports with their state, netdev, GIDs and traffic; which processes are connected with which, by how many connections, and
+    how much goes each way; then each process with its QPs: type, number, state, and the QP at the other end.
+
+        <== 4 RC ==>    connected both ways
+        --- 1 RC -->    one end names a peer that is not there, or not connected back
+
+    Rates are those of the last quarter of a second, with --watch of the last interval. Traffic of connections is counted in native
+    writes, that of UD QPs in datagrams. What it prints is read from the fabric's file: no program notices.
+
+OPTIONS
+    --fabric NAME      which fabric (default: \"default\")
+    -w, --watch[=S]    a new picture every second, or every S seconds, until it is interrupted
+    -a, --all          each QP on a line of its own, however many there are
+    --json             one JSON object for each picture
+    -h, --help         this text
+
+    Colours and drawn lines are for terminals only; NO_COLOR switches colours off.
+
+EXIT STATUS
+    0: shown, also when nobody uses the fabric; 1: the fabric cannot be read; 125: wrong usage.
 ";
 
 const DOCTOR: &str = "\
@@ -166,6 +205,7 @@ mod tests {
             Topic::Main,
             Topic::Run,
             Topic::Devices,
+            Topic::Status,
             Topic::Doctor,
             Topic::Clean,
         ] {

@@ -10,6 +10,7 @@ mod help;
 mod options;
 mod probe;
 mod run;
+mod status;
 mod table;
 
 use args::Command;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         .and_then(|command| match command {
             Command::Run(run) => run::run(run),
             Command::Devices { fabric } => devices::devices(&fabric),
+            Command::Status(args) => status::status(&args),
             Command::Doctor => Ok(doctor::doctor()),
             Command::Clean { fabric } => clean::clean(&fabric),
             Command::Help(topic) => print(help::text(topic)),

@@ -4,13 +4,15 @@ use softdev::config;
 use std::fmt;
 
 /// What the command line said; `None` where it said nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) devices: Option<u32>,
     pub(crate) ports: Option<u32>,
     pub(crate) strict: Option<bool>,
     pub(crate) rxe: Option<bool>,
     pub(crate) retry_ms: Option<u32>,
+    /// Interfaces, separated by commas, and the network namespace that they are in.
+    pub(crate) netdev: Option<(String, u64)>,
 }
 
 /// What holds for every process of a fabric.
@@ -21,6 +23,9 @@ pub(crate) struct Options {
     pub(crate) strict: bool,
     pub(crate) rxe: bool,
     pub(crate) retry_ms: u32,
+    /// Empty and 0: loopback, whatever the namespace.
+    pub(crate) netdev: String,
+    pub(crate) netns: u64,
     /// Which build of the library made the fabric file: another one may lay it out differently.
     pub(crate) build: String,
 }
@@ -28,7 +33,10 @@ pub(crate) struct Options {
 impl Wanted {
     /// The options of a new fabric.
     pub(crate) fn fill(&self, build: &str) -> Options {
+        let (netdev, netns) = self.netdev.clone().unwrap_or_default();
         Options {
+            netdev,
+            netns,
             devices: self.devices.unwrap_or(1),
             ports: self.ports.unwrap_or(1),
             strict: self.strict.unwrap_or(false),
@@ -56,6 +64,17 @@ impl Wanted {
             self.strict
                 .filter(|s| *s != running.strict)
                 .map(|_| "no --strict-posted".to_string()),
+            self.netdev
+                .as_ref()
+                .filter(|(n, _)| *n != running.netdev)
+                .map(|(n, _)| match running.netdev.as_str() {
+                    "" => "no --netdev".to_string(),
+                    has => format!("--netdev {has}, not {n}"),
+                }),
+            self.netdev
+                .as_ref()
+                .filter(|(n, ns)| *n == running.netdev && *ns != running.netns)
+                .map(|_| "interfaces of another network namespace".to_string()),
             self.rxe
                 .filter(|r| *r != running.rxe)
                 .map(|_| "no --rxe".to_string()),
@@ -70,8 +89,15 @@ impl Wanted {
 impl Options {
     pub(crate) fn record(&self) -> String {
         format!(
-            "devices={}\nports={}\nstrict={}\nrxe={}\nretry_ms={}\nbuild={}\n",
-            self.devices, self.ports, self.strict, self.rxe, self.retry_ms, self.build
+            "devices={}\nports={}\nstrict={}\nrxe={}\nretry_ms={}\nnetdev={}\nnetns={}\nbuild={}\n",
+            self.devices,
+            self.ports,
+            self.strict,
+            self.rxe,
+            self.retry_ms,
+            self.netdev,
+            self.netns,
+            self.build
         )
     }
 
@@ -87,6 +113,8 @@ impl Options {
             strict: field("strict")?.parse().ok()?,
             rxe: field("rxe")?.parse().ok()?,
             retry_ms: field("retry_ms")?.parse().ok()?,
+            netdev: field("netdev")?.to_string(),
+            netns: field("netns")?.parse().ok()?,
             build: field("build")?.to_string(),
         };
         let sane = (1..=8).contains(&options.devices)
@@ -96,7 +124,7 @@ impl Options {
     }
 
     /// The environment that tells the preloaded library.
-    pub(crate) fn environment(&self) -> [(&'static str, String); 5] {
+    pub(crate) fn environment(&self) -> [(&'static str, String); 6] {
         let flag = |on: bool| if on { "1" } else { "0" }.to_string();
         [
             (config::ENV_DEVICES, self.devices.to_string()),
@@ -104,6 +132,7 @@ impl Options {
             (config::ENV_STRICT, flag(self.strict)),
             (config::ENV_RXE, flag(self.rxe)),
             (config::ENV_RETRY_MS, self.retry_ms.to_string()),
+            (config::ENV_NETDEV, self.netdev.clone()),
         ]
     }
 
@@ -127,6 +156,9 @@ impl fmt::Display for Options {
             self.ports,
             s(self.ports)
         )?;
+        if !self.netdev.is_empty() {
+            write!(f, " on {}", self.netdev)?;
+        }
         if self.strict {
             f.write_str(", strict-posted")?;
         }

@@ -22,8 +22,18 @@ const NOT_FOUND: u8 = 127;
 
 pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let libraries = Libraries::find()?;
+    let mut wanted = args.wanted.clone();
+    if let Some((names, namespace)) = &mut wanted.netdev {
+        *namespace = network(names)?;
+    }
     let Hold { users, options } =
-        Directory::enter(&args.fabric, &args.wanted, &libraries.build_stamp())?;
+        Directory::enter(&args.fabric, &wanted, &libraries.build_stamp())?;
+    if !options.netdev.is_empty() && network(&options.netdev)? != options.netns {
+        return Err(Failure::own(format!(
+            "fabric {} is bound to {} of another network namespace: name another --fabric here",
+            args.fabric, options.netdev
+        )));
+    }
     let dir = Directory::create(&args.fabric)?;
     let lib = dir.path.join("lib");
     link_all(&lib, &libraries)
@@ -32,10 +42,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     if let Some(path) = on_path(&args.program)
         && let Some(why) = invisible(&path)
     {
-        eprintln!(
-            "gaudi-soft: warning: {} is {why}: it will not see the soft device",
-            path.display()
-        );
+        eprintln!("gaudi-soft: warning: {} {why}", path.display());
     }
 
     let mut command = std::process::Command::new(&args.program);
@@ -86,8 +93,51 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     };
     Err(Failure::new(
         code,
-        format!("{}: {error}", args.program.display()),
+        format!(
+            "{}: {error}{}",
+            args.program.display(),
+            advice(&error, &args.program)
+        ),
     ))
+}
+
+/// What to do about a program that did not start.
+fn advice(error: &std::io::Error, program: &OsStr) -> &'static str {
+    let there = on_path(program).is_some_and(|p| p.exists());
+    match error.raw_os_error() {
+        Some(libc::ENOENT) if there => {
+            ". The file is there, but the interpreter or loader that it names is not: install that"
+        }
+        Some(libc::ENOENT) => {
+            ". Is it installed, and is its folder in PATH? Give its path otherwise"
+        }
+        Some(libc::EACCES) => {
+            ". Is it a program, with the right to be executed (chmod +x), on a file system that is not mounted noexec?"
+        }
+        Some(libc::ENOEXEC) => {
+            ". It is no program of this machine: a script needs #! in its first line"
+        }
+        Some(libc::E2BIG) => ". Arguments and environment are too long",
+        _ => "",
+    }
+}
+
+/// The network namespace that we are in, if it has these interfaces.
+fn network(names: &str) -> Result<u64, Failure> {
+    let list = fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
+    let present: Vec<&str> = list
+        .lines()
+        .filter_map(|line| Some(line.split_once(':')?.0.trim()))
+        .collect();
+    if let Some(missing) = names.split(',').find(|n| !present.contains(n)) {
+        return Err(Failure::own(format!(
+            "--netdev {missing}: there is no such interface here. There are: {}",
+            present.join(", ")
+        )));
+    }
+    fs::metadata("/proc/self/ns/net")
+        .map(|m| std::os::unix::fs::MetadataExt::ino(&m))
+        .map_err(|e| Failure::own(format!("/proc/self/ns/net: {e}: mount /proc")))
 }
 
 /// The folder of links through which libibverbs finds the provider, one name per private ABI.
@@ -179,13 +229,30 @@ fn on_path(program: &OsStr) -> Option<PathBuf> {
         })
 }
 
-/// Why a preloaded library does not get into this program, if so.
-fn invisible(path: &Path) -> Option<&'static str> {
+/// Why a preloaded library does not get into this program, if so, and the cure.
+fn invisible(path: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
     let meta = path.metadata().ok()?;
-    let owner_differs =
-        std::os::unix::fs::MetadataExt::uid(&meta) != rustix::process::geteuid().as_raw();
-    if meta.permissions().mode() & 0o4000 != 0 && owner_differs {
-        return Some("a set-user-ID program");
+    let mode = meta.permissions().mode();
+    let changes_user = mode & 0o4000 != 0 && meta.uid() != rustix::process::geteuid().as_raw();
+    let changes_group = mode & 0o2000 != 0 && meta.gid() != rustix::process::getegid().as_raw();
+    if changes_user || changes_group {
+        let kind = if changes_user {
+            "set-user-ID"
+        } else {
+            "set-group-ID"
+        };
+        return Some(format!(
+            "is a {kind} program, into which nothing is preloaded: it will not see the soft device. Run it as its owner, or a copy without that bit"
+        ));
+    }
+    let root = rustix::process::geteuid().is_root();
+    let mut value = [0u8; 64];
+    if !root && rustix::fs::getxattr(path, "security.capability", &mut value[..]).is_ok() {
+        return Some(
+            "has file capabilities, so nothing is preloaded into it: it will not see the soft device. Run a copy of it (cp drops them)"
+                .into(),
+        );
     }
     // The loader itself names no loader, and it obeys LD_PRELOAD.
     let name = path.file_name()?.to_string_lossy();
@@ -198,29 +265,61 @@ fn invisible(path: &Path) -> Option<&'static str> {
         .take(64 << 10)
         .read_to_end(&mut head)
         .ok()?;
-    (is_static_elf(&head) == Some(true)).then_some("statically linked")
+    match loader(&head)? {
+        Loader::None => Some(
+            "is statically linked: it will not see the soft device. Link it dynamically".into(),
+        ),
+        Loader::OtherWidth => Some(
+            "is a 32-bit program: it will not see the soft device, which is for 64-bit programs"
+                .into(),
+        ),
+        Loader::Path(path) if !path.contains("ld-linux") => Some(format!(
+            "is for another C library (its loader is {path}): it cannot load the soft device, which is for glibc, and may not start at all. Use a glibc build of it"
+        )),
+        Loader::Path(_) => None,
+    }
 }
 
-/// Whether a 64-bit ELF executable names no loader (no PT_INTERP); `None` for everything else, scripts for example.
-fn is_static_elf(head: &[u8]) -> Option<bool> {
-    if head.get(..5)? != b"\x7fELF\x02" {
+#[derive(Debug, PartialEq, Eq)]
+enum Loader {
+    None,
+    OtherWidth,
+    Path(String),
+}
+
+/// Which loader an ELF executable names (PT_INTERP); `None` for everything else, scripts for example.
+fn loader(head: &[u8]) -> Option<Loader> {
+    if head.get(..4)? != b"\x7fELF" {
         return None;
+    }
+    if *head.get(4)? != 2 {
+        return Some(Loader::OtherWidth);
     }
     let u16_at = |at: usize| {
         Some(usize::from(u16::from_le_bytes(
             head.get(at..at + 2)?.try_into().ok()?,
         )))
     };
-    let table = usize::try_from(u64::from_le_bytes(head.get(32..40)?.try_into().ok()?)).ok()?;
+    let u64_at = |at: usize| {
+        let bytes = head.get(at..at.checked_add(8)?)?.try_into().ok()?;
+        usize::try_from(u64::from_le_bytes(bytes)).ok()
+    };
+    let table = u64_at(32)?;
     let (size, count) = (u16_at(54)?, u16_at(56)?);
     const PT_INTERP: u32 = 3;
     for i in 0..count {
         let at = table.checked_add(i.checked_mul(size)?)?;
         if u32::from_le_bytes(head.get(at..at.checked_add(4)?)?.try_into().ok()?) == PT_INTERP {
-            return Some(false);
+            let from = u64_at(at.checked_add(8)?)?;
+            // Far behind, as some linkers place it: then it is taken for what nearly all are.
+            let text = head.get(from..).unwrap_or(b"ld-linux");
+            let text = text.split(|b| *b == 0).next().unwrap_or_default();
+            return Some(Loader::Path(
+                String::from_utf8_lossy(text).escape_debug().collect(),
+            ));
         }
     }
-    Some(true)
+    Some(Loader::None)
 }
 
 #[cfg(test)]
@@ -265,14 +364,15 @@ mod tests {
     #[test]
     fn elf_headers() {
         let this = fs::read("/proc/self/exe").unwrap();
-        assert_eq!(is_static_elf(&this), Some(false));
-        assert_eq!(is_static_elf(b"#!/bin/sh\n"), None);
+        assert!(matches!(loader(&this), Some(Loader::Path(p)) if p.contains("ld-linux")));
+        assert_eq!(loader(b"#!/bin/sh\n"), None);
+        assert_eq!(loader(b"\x7fELF\x01"), Some(Loader::OtherWidth));
         let mut none = this[..64].to_vec();
         none[56] = 0;
         none[57] = 0;
-        assert_eq!(is_static_elf(&none), Some(true));
+        assert_eq!(loader(&none), Some(Loader::None));
         for cut in 0..64 {
-            is_static_elf(&this[..cut]);
+            loader(&this[..cut]);
         }
     }
 
@@ -287,7 +387,9 @@ mod tests {
         ] {
             let path = tmp.path().join(name);
             fs::write(&path, &header).unwrap();
-            assert_eq!(invisible(&path), expected, "{name}");
+            let why = invisible(&path);
+            assert_eq!(why.is_some(), expected.is_some(), "{name}");
+            assert!(expected.is_none_or(|e| why.is_some_and(|w| w.contains(e))));
         }
     }
 

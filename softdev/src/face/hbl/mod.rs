@@ -10,12 +10,14 @@ use super::driver::{CqInit, Driver, QpInit, Udata};
 use super::events::EventHub;
 use super::objects::Kind;
 use super::registry::{self, Entry};
-use crate::tree::FIRMWARE;
+use crate::netdev;
+use crate::tree::{FIRMWARE, gid_table};
 use gaudi_softnic::{Errno, FabricOptions, NicContext, RdmaFile, Result, device_guid};
 use kernel_abi::accel::gaudi2_map;
 use kernel_abi::cmd::{
     ExQueryDeviceResp, ModifyQpReq, QueryDeviceResp, QueryPortResp, QueryQpResp,
 };
+use kernel_abi::ext::cap;
 use kernel_abi::hbl;
 use kernel_abi::uverbs::QpCap;
 use kernel_abi::verbs::{device_cap, link_layer, mtu, phys_state, port_state, speed, width};
@@ -126,7 +128,10 @@ impl Hbl {
         } else {
             Ok(())
         };
-        let ext = nic.ext();
+        let mut ext = nic.ext();
+        if netdev::bound() {
+            ext.cap_mask &= !(cap::PORT_IPV4 | cap::LID_PATH);
+        }
         let answer = ext.as_bytes();
         // The posted kernel knows the first sixteen bytes only.
         let known = if self.options.strict {
@@ -157,6 +162,18 @@ impl Hbl {
         if let Some(accel) = self.accel.take() {
             accel.unbind();
         }
+    }
+}
+
+/// The largest MTU of IBTA whose packets fit a frame, with the longest headers (IPv6, UDP, BTH, RETH and atomics, ICRC).
+fn roce_mtu(frame: u32) -> u8 {
+    const HEADERS: u32 = 40 + 8 + 12 + 16 + 28 + 4;
+    match frame.saturating_sub(HEADERS) {
+        4096.. => mtu::MTU_4096,
+        2048.. => mtu::MTU_2048,
+        1024.. => mtu::MTU_1024,
+        512.. => mtu::MTU_512,
+        _ => mtu::MTU_256,
     }
 }
 
@@ -225,30 +242,41 @@ impl Driver for Hbl {
     }
 
     fn has_lids(&self) -> bool {
-        !self.options.strict
+        !self.options.strict && !netdev::bound()
     }
 
     fn query_port(&self, port: u32) -> Result<QueryPortResp> {
         if !(1..=self.options.ports).contains(&port) {
             return Err(Errno::EINVAL);
         }
+        let bound = netdev::port(self.options.ports, self.rdma.device(), port);
+        let up = bound.as_ref().is_none_or(|p| p.up);
+        let active_mtu = bound.map_or(mtu::MTU_4096, |p| roce_mtu(p.mtu));
         Ok(QueryPortResp {
             max_msg_sz: hbl::MAX_MSG_SIZE,
-            gid_tbl_len: hbl::EXT_GID_TBL_LEN,
+            gid_tbl_len: gid_table(),
             pkey_tbl_len: 1,
             // The posted driver has none (see `ext::cap::LID_PATH`).
-            lid: if self.options.strict {
-                0
-            } else {
+            lid: if self.has_lids() {
                 gaudi_softnic::port_lid(self.rdma.device(), port)
+            } else {
+                0
             },
-            state: port_state::ACTIVE,
+            state: if up {
+                port_state::ACTIVE
+            } else {
+                port_state::DOWN
+            },
             // The 8192 of the hardware saturates; the loopback netdev carries more than 4096.
             max_mtu: mtu::MTU_4096,
-            active_mtu: mtu::MTU_4096,
+            active_mtu,
             active_width: width::X2,
             active_speed: speed::HDR,
-            phys_state: phys_state::LINK_UP,
+            phys_state: if up {
+                phys_state::LINK_UP
+            } else {
+                phys_state::DISABLED
+            },
             link_layer: link_layer::ETHERNET,
             ..QueryPortResp::default()
         })

@@ -1,9 +1,17 @@
 //! From a destination GID to what a QP context holds: a MAC, and an IPv4 address unless the path is layer 2.
 
+use crate::netdev;
 use gaudi_softnic::{port_ipv4, port_mac};
 
 /// MAC and IPv4 in host order (0 for a layer-2 path).
 pub(super) fn resolve(dgid: &[u8; 16], devices: u32, ports: u32) -> ([u8; 6], u32) {
+    if netdev::bound() {
+        // An address of ours, or one that only a wire would reach: nobody answers there.
+        return match netdev::port_of(ports, dgid) {
+            Some((device, port)) => (port_mac(device, port), 0),
+            None => ([0xff; 6], 0),
+        };
+    }
     let [a, b, c, d, e, f, g, h, tail @ ..] = *dgid;
     let [m0, m1, m2, _, _, m3, m4, m5] = tail;
     if [a, b, c, d, e, f, g, h] == [0xfe, 0x80, 0, 0, 0, 0, 0, 0] {

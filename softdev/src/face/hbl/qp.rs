@@ -3,6 +3,7 @@
 use super::super::driver::{QpInit, Udata};
 use super::super::events::Native as EventSource;
 use super::{Hbl, path};
+use crate::netdev;
 use gaudi_softnic::{Errno, Requester, Responder, Result, RingInfo};
 use kernel_abi::cmd::{ModifyQpReq, QueryQpResp};
 use kernel_abi::gaudi2::{BURST_SIZE, RES_PRIORITY};
@@ -271,7 +272,7 @@ impl Hbl {
         }
         let (mac, ip) = if request.dest.is_global != 0 {
             path::resolve(&request.dest.dgid, self.options.devices, self.options.ports)
-        } else if self.options.strict {
+        } else if self.options.strict || netdev::bound() {
             return Err(Errno::EINVAL);
         } else {
             let (device, port) = gaudi_softnic::resolve_lid(request.dest.dlid);

@@ -8,7 +8,7 @@ use super::driver::{CqInit, Driver, Keys, MrInit, QpInit, SrqInit, SrqMade, Udat
 use super::file::Inode;
 use super::objects::Kind;
 use super::usermem;
-use crate::tree::GID_TABLE;
+use crate::tree::gid_table;
 use gaudi_softnic::{Errno, Result, device_guid};
 use kernel_abi::cmd::{
     AhAttr, ExQueryDeviceResp, ModifyQpReq, QueryDeviceResp, QueryPortResp, QueryQpResp,
@@ -175,7 +175,7 @@ impl Driver for Rxe {
         Ok(QueryPortResp {
             port_cap_flags: port_cap::CM_SUP | port_cap::IP_BASED_GIDS,
             max_msg_sz: 0x80_0000,
-            gid_tbl_len: GID_TABLE,
+            gid_tbl_len: gid_table(),
             pkey_tbl_len: 1,
             state: port_state::ACTIVE,
             max_mtu: mtu::MTU_4096,
