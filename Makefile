@@ -64,7 +64,7 @@ test:
 	fi
 
 # Other releases of rdma-core, in folders: nothing of them is installed.
-RELEASES ?= trixie
+RELEASES ?= trixie sid
 test-releases:
 	$(call packages,$(TEST_PACKAGES))
 	$(CARGO) build --release

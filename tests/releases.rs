@@ -219,7 +219,13 @@ fn python_module(
         &module,
     ];
     let mut command = release.run(fabric, python, &args);
-    command.current_dir(dir).env("PATH", without_rdma_tool(dir));
+    // From 3.14 on Python does not fork by default, and the tests hand over what cannot be handed over otherwise.
+    let fork = "import multiprocessing\nmultiprocessing.set_start_method('fork', force=True)\n";
+    std::fs::write(dir.join("sitecustomize.py"), fork).expect("a file");
+    command
+        .current_dir(dir)
+        .env("PYTHONPATH", dir)
+        .env("PATH", without_rdma_tool(dir));
     let done = spawn(command).finish(Duration::from_secs(180));
     let ends = outcomes(&done.stderr);
     if ran(&done.stderr) != Some(ends.len()) || !done.success() {

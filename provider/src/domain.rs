@@ -61,10 +61,11 @@ pub(crate) unsafe extern "C" fn alloc_parent_domain(
         // SAFETY: the program's attributes; it leaves them alone during the call.
         let attr = unsafe { &*attr };
         let allocators = attr.comp_mask & ALLOCATORS != 0;
-        if attr.pd.is_null()
-            || attr.comp_mask & !(ALLOCATORS | PD_CONTEXT) != 0
-            || (allocators && (attr.alloc == 0 || attr.free == 0))
-        {
+        // What a newer release may ask for is not wrong, only not there.
+        if attr.comp_mask & !(ALLOCATORS | PD_CONTEXT) != 0 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        if attr.pd.is_null() || (allocators && (attr.alloc == 0 || attr.free == 0)) {
             return Err(Errno::EINVAL);
         }
         // SAFETY: a live PD of ours.

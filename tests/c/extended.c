@@ -442,6 +442,8 @@ static void domains(void)
     CHECK(parent && ibv_dealloc_td(td) == EBUSY && ibv_dealloc_pd(a.n.pd) == EBUSY);
     attr.pd = parent;
     CHECK(!ibv_alloc_parent_domain(a.n.ctx, &attr) && errno == EINVAL);
+    attr = (struct ibv_parent_domain_init_attr){.pd = a.n.pd, .comp_mask = 1 << 20};
+    CHECK(!ibv_alloc_parent_domain(a.n.ctx, &attr) && errno == EOPNOTSUPP);
     /* The same protection domain under another name. */
     struct ibv_mr *mr = ibv_reg_mr(parent, a.buffer, LEN, ALL_ACCESS);
     CHECK(mr && ibv_dealloc_pd(parent) == 0);
