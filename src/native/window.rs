@@ -143,3 +143,69 @@ impl Window {
         super::user::copy(addr, p.as_ptr() as u64, len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rc::msg::{Header, LINE, arrived, kind, seal};
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    /// This thread, and what it spawns, on the CPU where it is.
+    fn stay_here() {
+        // SAFETY: an empty set is all-zero.
+        let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+        // SAFETY: no argument.
+        let cpu = unsafe { libc::sched_getcpu() };
+        // SAFETY: the set is live and the number the kernel's.
+        unsafe { libc::CPU_SET(cpu as usize, &mut set) };
+        // SAFETY: a set of the given size, for the calling thread.
+        unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) };
+    }
+
+    /// The words before the trailer come in no order: a reader that is interrupted between its loads must not mix old and new. Both
+    /// threads share a CPU, so that the writer's waking interrupts the reader anywhere.
+    #[test]
+    fn a_header_is_taken_when_all_of_it_is_there() {
+        stay_here();
+        let memory = vec![0u128; LINE / 16].leak();
+        let base = std::ptr::NonNull::from(&mut memory[0]).cast();
+        // SAFETY: leaked, 16-byte aligned.
+        let win = unsafe { Window::new(base, LINE) };
+        let taken = AtomicU32::new(0);
+        let header = |seq: u32| Header {
+            seq,
+            kind: kind::SEND,
+            lines: 1,
+            len: seq,
+            aux: !seq,
+            ..Header::default()
+        };
+        const MESSAGES: u32 = 400;
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                for seq in 1..=MESSAGES {
+                    win.store64(0, header(seq).words().0);
+                    std::thread::sleep(Duration::from_micros(300));
+                    seal(&win, 0, &header(seq), 77, false);
+                    while taken.load(Ordering::Acquire) != seq {
+                        std::thread::sleep(Duration::from_micros(50));
+                    }
+                }
+            });
+            let mut mixed = 0;
+            for seq in 1..=MESSAGES {
+                let found = loop {
+                    if let Some(h) = arrived(&win, 0, LINE, seq, 77, false) {
+                        break h;
+                    }
+                };
+                if found != header(seq) {
+                    mixed += 1;
+                }
+                taken.store(seq, Ordering::Release);
+            }
+            assert_eq!(mixed, 0, "of {MESSAGES}");
+        });
+    }
+}
