@@ -165,6 +165,69 @@ fn threads_that_ring_one_qp() {
 /// A reader that finds a mapping valid finishes before the unmapping thread goes on, for the source as for the target.
 #[test]
 fn unmapping_under_load_from_own_threads() {
+    unmapping_under_load(1, 16384);
+}
+
+/// More QPs than have a word of their own in the target's memory.
+#[test]
+fn unmapping_under_load_of_many_qps() {
+    unmapping_under_load(12, 512);
+}
+
+/// Ordinary fences, where membarrier(2) is refused.
+#[test]
+fn without_membarrier() {
+    let us = std::env::current_exe().unwrap();
+    let done = std::process::Command::new(us)
+        .args(["--test-threads=1", "--exact"])
+        .args([
+            "unmapping_under_load_from_own_threads",
+            "unmapping_under_load_of_many_qps",
+            "threads_that_ring_one_qp",
+            "no_bell_is_lost",
+        ])
+        .env("GAUDI_SOFT_NO_MEMBARRIER", "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success(), "{said}");
+    assert!(said.contains("4 passed"), "{said}");
+}
+
+/// Bells that find another thread at work on the QP: each is heard, though nobody rings again.
+#[test]
+fn no_bell_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let opts = options(dir.path());
+    let (a, b) = (Node::new(&opts, 0), Node::new(&opts, 1));
+    let (mut qa, mut qb) = (a.alloc(), b.alloc());
+    a.connect(&mut qa, b.address(&qb), 64);
+    b.connect(&mut qb, a.address(&qa), 64);
+    let (src, dst) = (pages(128), pages(128));
+    let (from, to) = (a.map_buffer(src), b.map_buffer(dst));
+    let stop = AtomicBool::new(false);
+    let mut cq = Cq::again(&a, &a.send_cq);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            while !stop.load(Relaxed) {
+                a.ctx.progress(1 << 20);
+            }
+        });
+        for _ in 0..2000 {
+            // More than a doorbell moves: the other thread goes on with it, and is at it when the next bells ring.
+            a.write(&mut qa, 300 << 10, from, to, false, None);
+            for _ in 0..3 {
+                a.write(&mut qa, 64, from, to, false, None);
+            }
+            a.write(&mut qa, 64, from, to, true, None);
+            wait("the last write", || cq.poll().is_some());
+            a.ctx.cq_ci(1, cq.info.id, cq.ci);
+        }
+        stop.store(true, Relaxed);
+    });
+}
+
+fn unmapping_under_load(qps: usize, size: u32) {
     let dir = tempfile::tempdir().unwrap();
     let opts = options(dir.path());
     let (a, b) = (Node::new(&opts, 0), Node::new(&opts, 1));
@@ -176,14 +239,21 @@ fn unmapping_under_load_from_own_threads() {
         for _ in 0..3 {
             s.spawn(|| {
                 while !stop.load(Relaxed) {
-                    let (mut q, mut r) = (a.alloc(), b.alloc());
-                    a.connect(&mut q, b.address(&r), 64);
-                    b.connect(&mut r, a.address(&q), 64);
-                    while a.ctx.qp_syndrome(1, q.id) == 0 && !stop.load(Relaxed) {
-                        a.write(&mut q, 16384, from, to, false, None);
+                    let mut pairs: Vec<_> = (0..qps).map(|_| (a.alloc(), b.alloc())).collect();
+                    for (q, r) in &mut pairs {
+                        a.connect(q, b.address(r), 64);
+                        b.connect(r, a.address(q), 64);
                     }
-                    a.ctx.qp_free(1, q.id).unwrap();
-                    b.ctx.qp_free(1, r.id).unwrap();
+                    let well = |id| a.ctx.qp_syndrome(1, id) == 0 && !stop.load(Relaxed);
+                    while pairs.iter().all(|(q, _)| well(q.id)) {
+                        for (q, _) in &mut pairs {
+                            a.write(q, size, from, to, false, None);
+                        }
+                    }
+                    for (q, r) in pairs {
+                        a.ctx.qp_free(1, q.id).unwrap();
+                        b.ctx.qp_free(1, r.id).unwrap();
+                    }
                 }
             });
         }

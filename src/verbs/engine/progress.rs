@@ -329,6 +329,8 @@ fn cool<N: Nic>(qp: &mut Qp, env: &mut Env<N>) -> bool {
     if let Some(c) = qp.conn.as_mut() {
         if !c.rests() {
             c.go_cold(&mut env.nic, &mut qp.native);
+            // The promise is out before the last look: a doorbell is no fence.
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         }
         if !c.rests() {
             return false;

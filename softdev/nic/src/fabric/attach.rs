@@ -63,6 +63,7 @@ impl Fabric {
             return Err(Errno::EINVAL);
         }
         let incarnation = fork::begin()?;
+        crate::shm::barrier::begin();
         let dir = open_dir(opts)?;
         let stat = rustix::fs::fstat(&dir)?;
         let id = (stat.st_dev, stat.st_ino);

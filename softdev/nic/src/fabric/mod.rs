@@ -10,5 +10,5 @@ mod thread;
 mod view;
 
 pub use attach::Fabric;
-pub(crate) use peer::{Link, Remote};
+pub(crate) use peer::{Link, Remote, Way};
 pub use view::FabricView;

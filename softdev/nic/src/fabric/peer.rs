@@ -7,13 +7,13 @@ use crate::shm::fabric_file::{CtxCopy, Owner, state};
 use crate::shm::fd::WakePipe;
 use crate::shm::locks::Holder;
 use crate::shm::remote_mem::RemoteMem;
-use crate::shm::{Fd, Mapping, memfd};
+use crate::shm::{Fd, Mapping, barrier, memfd};
 use crate::{Errno, Result};
 use rustix::fs::{Mode, OFlags, fstat, open};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::*};
 
 #[derive(Default)]
 pub(super) struct Peers {
@@ -128,29 +128,14 @@ pub(crate) struct Remote {
     pub(crate) map: Arc<Mapping>,
     pub(crate) accel: Arc<Mapping>,
     pub(crate) layout: Layout,
-    /// This process's line of in-flight counters.
-    line: u64,
+    /// This process's block of words for accesses in flight.
+    block: u64,
+    ways: Ways,
     /// Device memory ends here.
     pub(crate) dram_end: u64,
 }
 
 impl Remote {
-    /// Counts an access in, before anything is looked up there. A full fence.
-    #[inline(always)]
-    pub(crate) fn enter(&self, qpn: u32) {
-        self.map.w64(self.way(qpn)).add(1);
-    }
-
-    #[inline(always)]
-    pub(crate) fn leave(&self, qpn: u32) {
-        self.map.w64(self.way(qpn)).sub(1);
-    }
-
-    #[inline(always)]
-    fn way(&self, qpn: u32) -> u64 {
-        self.line + 8 + 8 * (u64::from(qpn) % rdma::INFLIGHT_WAYS)
-    }
-
     pub(crate) fn was_closed(&self) -> bool {
         self.map.w32(head::CLOSED).load(Acquire) != 0
     }
@@ -173,6 +158,17 @@ impl Remote {
             .or(1 << (index % 64));
         self.map.w32(head::INBOX).or(1 << (port % 32));
         self.link.wake();
+    }
+
+    /// A QP's way in. While there are enough, and both sides can do without fences, a word of its own.
+    pub(crate) fn way(self: &Arc<Self>) -> Way {
+        let light = barrier::is_ready() && self.map.w32(head::FENCES).load(Relaxed) != 0;
+        let way = if light { self.ways.take() } else { 0 };
+        Way {
+            at: self.block + 8 + 8 * u64::from(way),
+            way,
+            remote: self.clone(),
+        }
     }
 
     fn new(fabric: &Fabric, device: u32, asid: u32, copy: &CtxCopy) -> Result<Remote> {
@@ -217,20 +213,87 @@ impl Remote {
             map,
             accel,
             layout,
-            line: rdma::INFLIGHT + u64::from(fabric.me.slot) * 64,
+            block: rdma::INFLIGHT + u64::from(fabric.me.slot) * rdma::INFLIGHT_BLOCK,
+            ways: Ways::new(),
             dram_end,
         })
     }
 
-    /// Clears a line that a dead process of the same slot has left, before it counts again. By one thread, and before anybody
+    /// Clears the words that a dead process of the same slot has left, before they count again. By one thread, and before anybody
     /// has the value: what is counted already would be lost.
-    fn claim_line(&self, me: Owner) {
+    fn claim_block(&self, me: Owner) {
         let mine = u64::from(me.inc);
         self.map.w32(head::INFLIGHT_HIGH).max(me.slot + 1);
-        if self.map.w64(self.line).load(Acquire) != mine {
+        if self.map.w64(self.block).load(Acquire) != mine {
             self.map
-                .store_words(self.line + 8, &[0; rdma::INFLIGHT_WAYS as usize]);
-            self.map.w64(self.line).store(mine, SeqCst);
+                .store_words(self.block + 8, &[0; rdma::INFLIGHT_WAYS as usize]);
+            self.map.w64(self.block).store(mine, SeqCst);
+        }
+    }
+}
+
+/// A word in the memory of a context that says that this process is accessing it.
+///
+/// With a word of its own, a QP (more exactly: who holds its lock) is the only one that stores there, so that plain stores do; the
+/// fence between the announcement and the look at what it depends on is executed by whoever unmaps.
+pub(crate) struct Way {
+    pub(crate) remote: Arc<Remote>,
+    at: u64,
+    /// 0: shared.
+    way: u32,
+}
+
+/// Which ways belong to a QP, by bit. Way 0 is everybody's.
+struct Ways(AtomicU32);
+
+impl Ways {
+    fn new() -> Ways {
+        const { assert!(rdma::INFLIGHT_WAYS < 32) };
+        Ways(AtomicU32::new(1 | !0 << rdma::INFLIGHT_WAYS))
+    }
+
+    /// A free one; 0 when there is none.
+    fn take(&self) -> u32 {
+        let lowest = |taken: u32| (taken != !0).then(|| taken | (taken + 1));
+        match self.0.fetch_update(SeqCst, SeqCst, lowest) {
+            Ok(taken) => taken.trailing_ones(),
+            Err(_) => 0,
+        }
+    }
+
+    fn give(&self, way: u32) {
+        self.0.fetch_and(!(1 << way), SeqCst);
+    }
+}
+
+impl Way {
+    /// Announces an access, before anything is looked up there.
+    #[inline(always)]
+    pub(crate) fn enter(&self) {
+        let word = self.remote.map.w64(self.at);
+        if self.way != 0 {
+            word.store(1, Relaxed);
+            barrier::light();
+        } else {
+            word.add(1);
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn leave(&self) {
+        let word = self.remote.map.w64(self.at);
+        if self.way != 0 {
+            word.store(0, Release);
+        } else {
+            word.sub(1);
+        }
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if self.way != 0 {
+            self.remote.ways.give(self.way);
         }
     }
 }
@@ -253,11 +316,14 @@ impl Fabric {
         }
         let fresh = Arc::new(Remote::new(self, device, asid, &copy)?);
         let mut peers = lock(&self.peers);
-        // Another thread has met the context at the same time.
+        // Another thread has met the context at the same time. One object only for each: it knows which ways are taken.
         if let Some(remote) = known(&peers) {
             return remote;
         }
-        fresh.claim_line(self.me);
+        if fresh.was_closed() {
+            return Err(Errno::ESRCH);
+        }
+        fresh.claim_block(self.me);
         peers
             .remotes
             .retain(|_, r| !r.was_closed() && !r.link.is_dead());
@@ -315,25 +381,26 @@ impl Fabric {
     }
 }
 
-/// Waits until every access to a context that was in flight when the caller invalidated something has ended.
+/// Waits until every access to a context of ours that was in flight when the caller invalidated something has ended.
 ///
 /// A stopped writer is waited for, and named in the log: memory safety wins over progress. A dead one has ended.
 pub(crate) fn wait_in_flight(fabric: &Fabric, map: &Mapping) {
-    std::sync::atomic::fence(SeqCst);
+    // Now every writer has either announced itself, or sees what was invalidated.
+    barrier::on_all();
     let mut said = false;
     let high = map
         .w32(head::INFLIGHT_HIGH)
         .load(SeqCst)
         .min(crate::shm::fabric_file::MAX_PROCS);
     for slot in 0..high {
-        let line = rdma::INFLIGHT + u64::from(slot) * 64;
+        let block = rdma::INFLIGHT + u64::from(slot) * rdma::INFLIGHT_BLOCK;
         for way in 0..rdma::INFLIGHT_WAYS {
-            let counter = map.w64(line + 8 + 8 * way);
+            let counter = map.w64(block + 8 + 8 * way);
             let mut turns = 0u32;
             while counter.load(SeqCst) != 0 {
-                let inc = map.w64(line).load(Acquire) as u32;
+                let inc = map.w64(block).load(Acquire) as u32;
                 let owner = Owner { slot, inc };
-                // What a dead writer left is not cleared here: the next owner of the slot begins with a cleared line.
+                // What a dead writer left is not cleared here: the next owner of the slot begins with a cleared block.
                 let gone =
                     fabric.file.proc(slot).state().load(Acquire) != state::pack(state::LIVE, owner);
                 if gone || (turns % 1024 == 1023 && !fabric.is_alive(owner)) {
@@ -383,7 +450,7 @@ mod tests {
         fn event(&self, _: NicEvent) {}
     }
 
-    /// Each of them clearing the line of counters would drop what the others have counted already.
+    /// Each of them clearing the block would drop what the others have counted already.
     #[test]
     fn threads_that_meet_a_context_at_once_count_in_one_place() {
         const THREADS: usize = 2;
@@ -404,25 +471,38 @@ mod tests {
                 .open_context(0, Some(accel.clone()), Arc::new(Deaf))
                 .unwrap();
             let ready = AtomicUsize::new(0);
-            let found: Vec<Arc<Remote>> = std::thread::scope(|s| {
+            let found: Vec<Way> = std::thread::scope(|s| {
                 let meet = || {
                     ready.fetch_add(1, SeqCst);
                     while ready.load(SeqCst) < THREADS {
                         std::hint::spin_loop();
                     }
                     let remote = fabric.remote(0, context.asid()).unwrap();
-                    remote.enter(1);
-                    remote
+                    let way = remote.way();
+                    way.enter();
+                    way
                 };
                 let threads: Vec<_> = (0..THREADS).map(|_| s.spawn(meet)).collect();
                 threads.into_iter().map(|t| t.join().unwrap()).collect()
             });
-            let counter = found[0].map.w64(found[0].way(1));
-            let counted = counter.swap(0);
+            let remote = &found[0].remote;
+            let words = (0..rdma::INFLIGHT_WAYS).map(|way| remote.block + 8 + 8 * way);
+            let counted: u64 = words.map(|at| remote.map.w64(at).swap(0)).sum();
             context.close();
             accel.close();
             assert_eq!(counted, THREADS as u64);
-            assert!(found.iter().all(|r| Arc::ptr_eq(r, &found[0])));
+            assert!(found.iter().all(|w| Arc::ptr_eq(&w.remote, remote)));
         }
+    }
+
+    #[test]
+    fn a_way_has_one_owner_or_is_everybodys() {
+        let ways = Ways::new();
+        let own: Vec<u32> = (1..rdma::INFLIGHT_WAYS).map(|_| ways.take()).collect();
+        assert_eq!(own, (1..rdma::INFLIGHT_WAYS as u32).collect::<Vec<_>>());
+        assert_eq!((ways.take(), ways.take()), (0, 0));
+        ways.give(7);
+        ways.give(3);
+        assert_eq!((ways.take(), ways.take(), ways.take()), (3, 7, 0));
     }
 }

@@ -149,6 +149,8 @@ impl NicContext {
         m.w32(head::CLOSED).store(0, Relaxed);
         m.w64(head::USABLE).store(self.layout.usable, Relaxed);
         m.w64(head::RINGS).store(self.layout.rings, Relaxed);
+        let fences = crate::shm::barrier::is_ready();
+        m.w32(head::FENCES).store(u32::from(fences), Relaxed);
         m.w64(head::MAGIC).store(rdma::MAGIC, Release);
     }
 

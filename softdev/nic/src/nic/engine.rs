@@ -11,6 +11,7 @@ use super::wqe;
 use crate::fabric::attach::lock;
 use crate::fabric::copy::{Failure, deliver, local_address};
 use crate::fabric::process::mac_bytes;
+use crate::shm::barrier;
 use crate::shm::clock::now_us;
 use crate::shm::fabric_file::{MAX_QPS, qp_state};
 use crate::{Errno, NicEvent, addr};
@@ -93,6 +94,8 @@ impl NicContext {
                     Some(pi) => qp.again.swap(u64::from(pi) | BELL, SeqCst),
                     None => return false,
                 };
+                // Letting go is a plain store there: now it is seen, or the holder's look comes after ours.
+                barrier::on_ours();
                 continue;
             };
             let handed = if qp.again.load(Relaxed) == 0 {
@@ -251,7 +254,7 @@ impl NicContext {
             return Step::Silent;
         };
         // Counted in from here: every way out leaves.
-        let remote = &target.remote;
+        let remote = &target.way.remote;
         let step = 'copy: {
             if left > 0 {
                 let at = work.remote.checked_add(u64::from(done));
@@ -286,7 +289,7 @@ impl NicContext {
             // The responder's owner hears of it too: key mismatch and unmapped address are one NAK (remote access error).
             remote.report(port, qpn, syndrome::RX_RKEY);
         }
-        remote.leave(qp.id);
+        target.way.leave();
         if qp.silent_since.load(Relaxed) != 0 && !matches!(step, Step::Silent) {
             qp.silent_since.store(0, Relaxed);
         }
@@ -326,7 +329,7 @@ impl NicContext {
     fn reach(&self, qp: &Qp, run: &mut Run, dest: (u32, u32, u32)) -> Result<(), Step> {
         for _ in 0..4 {
             if let Some(target) = &run.target {
-                target.remote.enter(qp.id);
+                target.way.enter();
                 if self
                     .fabric
                     .file
@@ -337,7 +340,7 @@ impl NicContext {
                 {
                     return Ok(());
                 }
-                target.remote.leave(qp.id);
+                target.way.leave();
                 run.target = None;
             }
             self.resolve(qp, run, dest)?;
@@ -420,7 +423,7 @@ impl NicContext {
         };
         drop(watch);
         run.target = Some(Target {
-            remote,
+            way: remote.way(),
             state,
             key: res.local_key(),
             cq,

@@ -3,7 +3,7 @@
 use super::cq::CqAt;
 use super::wqe::Work;
 use crate::Requester;
-use crate::fabric::Remote;
+use crate::fabric::{Remote, Way};
 use crate::shm::trylock::TryLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
@@ -86,7 +86,8 @@ pub(crate) enum Stage {
 
 /// The responder at the other end, as found under one state word.
 pub(crate) struct Target {
-    pub(crate) remote: Arc<Remote>,
+    /// The context, and our way in.
+    pub(crate) way: Way,
     /// State word of the QP record; while it is the same, so is everything here.
     pub(crate) state: u64,
     pub(crate) key: u32,

@@ -3,7 +3,7 @@
 //! | part | who writes |
 //! |---|---|
 //! | header page | owner; `inbox` words: peers |
-//! | in-flight counters, one line per process | peers |
+//! | accesses in flight, four lines per process | peers |
 //! | generations of live QPs | owner |
 //! | syndromes for the owner's QPs, and bits that say where | peers |
 //! | arena: `usable` bytes of the provider's | program, peers by WRITE |
@@ -15,7 +15,7 @@
 use crate::shm::fabric_file::{MAX_PORTS, MAX_PROCS, MAX_QPS};
 use kernel_abi::gaudi2::UMR_PAGES;
 
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"gaudirdm");
 pub(crate) const PAGE: u64 = 4096;
 
@@ -29,17 +29,21 @@ pub(crate) mod head {
     pub(crate) const CLOSED: u64 = 32;
     pub(crate) const USABLE: u64 = 40;
     pub(crate) const RINGS: u64 = 48;
+    /// Not 0: before it waits for accesses in flight, the owner has every processor execute a fence (see `shm::barrier`).
+    pub(crate) const FENCES: u64 = 56;
     /// All process slots that ever counted themselves in are below it.
     pub(crate) const INFLIGHT_HIGH: u64 = 64;
     /// Ports whose syndrome bits are not all zero (1-based bits).
     pub(crate) const INBOX: u64 = 128;
 }
 
-/// One line per process slot: word 0 its incarnation, words 1..8 counters of accesses in flight, spread by QP number.
+/// A block per process slot: word 0 its incarnation, then words that say whether accesses are in flight. The first is a counter of all
+/// QPs that have no word of their own.
 pub(crate) const INFLIGHT: u64 = PAGE;
-pub(crate) const INFLIGHT_WAYS: u64 = 7;
+pub(crate) const INFLIGHT_BLOCK: u64 = 256;
+pub(crate) const INFLIGHT_WAYS: u64 = INFLIGHT_BLOCK / 8 - 1;
 /// Generation of each live QP of this context, 0 for none.
-pub(crate) const LIVE: u64 = INFLIGHT + MAX_PROCS as u64 * 64;
+pub(crate) const LIVE: u64 = INFLIGHT + MAX_PROCS as u64 * INFLIGHT_BLOCK;
 /// Syndrome that a peer found for each QP of this context.
 pub(crate) const SYNDROME: u64 = LIVE + (MAX_PORTS * MAX_QPS) as u64 * 4;
 pub(crate) const SYNDROME_BITS: u64 = SYNDROME + (MAX_PORTS * MAX_QPS) as u64 * 4;

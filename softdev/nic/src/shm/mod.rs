@@ -3,6 +3,7 @@
 //! Rules: no reference to such memory ever exists, only the cells of [`cell`]; an offset that does not fit its mapping
 //! lands on a word that nobody uses; what is read is checked by the reader.
 
+pub(crate) mod barrier;
 pub(crate) mod cell;
 pub(crate) mod clock;
 pub(crate) mod exit;

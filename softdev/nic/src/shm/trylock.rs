@@ -1,11 +1,13 @@
 //! A process-private lock that is only ever tried, with a session number that lets others wait for the holder to pass.
 
+use super::barrier;
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering::*};
 
-/// Taking and releasing it are full fences (read-modify-write, and a sequentially consistent store): whoever sees it free
-/// after an invalidation and a fence knows that the next holder sees the invalidation.
+/// Taking it is a full fence: whoever sees it free after an invalidation and a fence knows that the next holder sees the invalidation.
+/// Letting go is one only where there is no [`barrier`]: who leaves word for the holder because the lock is taken, and relies on the
+/// holder's look behind letting go, calls [`barrier::on_ours`] and tries once more.
 pub(crate) struct TryLock<T> {
     /// Odd while held; goes up by one at each change.
     word: AtomicU64,
@@ -99,7 +101,12 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
-        self.lock.word.store(self.session + 1, SeqCst);
+        // A full fence would wait until the copy that was just made has reached the other processor.
+        if barrier::is_ready() {
+            self.lock.word.store(self.session + 1, Release);
+        } else {
+            self.lock.word.store(self.session + 1, SeqCst);
+        }
     }
 }
 
