@@ -239,11 +239,20 @@ fn receive_wc(qp: &Qp, r: u32, h_flags: u8, imm: u32, len: u32) -> Wc {
 }
 
 fn finish_receive<N: Nic>(qp: &mut Qp, env: &mut Env<N>, r: u32, wc: Wc, solicited: bool) {
-    let e = qp.rq.at_mut(r);
-    e.wc = wc;
-    e.solicited = solicited;
-    e.done = true;
-    qp.complete_receives(env);
+    if r == qp.rq.head && r != qp.rq.next {
+        // In order, as nearly always: it need not be kept.
+        let cq = qp.rq.home(r).map_or(qp.recv_cq, |h| h.cq);
+        env.complete(cq, wc, solicited);
+        qp.rq.head = r.wrapping_add(1);
+    } else {
+        let e = qp.rq.at_mut(r);
+        e.wc = wc;
+        e.solicited = solicited;
+        e.done = true;
+    }
+    if qp.rq.head != qp.rq.next {
+        qp.complete_receives(env);
+    }
 }
 
 /// A receive that cannot take its message: its error, and the NAK for the sender.

@@ -20,7 +20,7 @@ use zerocopy::{FromZeros, IntoBytes};
 /// All lead to the same agent; programs like ibv_xsrq_pingpong ask for the second one.
 const COMP_VECTORS: u32 = 2;
 /// Bulk bytes that one call moves without the engine's lock (hazard 20).
-const SLICE: u64 = 256 << 10;
+const SLICE: u64 = 512 << 10;
 /// How long the agent naps while something is under watch.
 const TICK_NS: u64 = 1_000_000;
 /// The longest nap while the program polls.

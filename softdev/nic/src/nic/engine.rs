@@ -20,7 +20,9 @@ use kernel_abi::gaudi2::{Cqe, Doorbell, ResCtx, hw_wq_type, syndrome};
 use std::sync::atomic::Ordering::*;
 
 /// Most bytes of one copy in `progress`.
-const SLICE: u32 = 256 << 10;
+const SLICE: u32 = 512 << 10;
+/// Not less, however little is left of the budget: each copy has its fixed cost.
+const LEAST_SLICE: u32 = 64 << 10;
 /// What a WQE counts beside its bytes, so that small ones are bounded as well.
 const WQE_COST: i64 = 64;
 /// Emulator only, outside the hardware's table: the local address is not mapped. Silicon raises an MMU fault of the whole
@@ -48,6 +50,15 @@ pub(super) struct Budget {
     pub(super) left: i64,
     /// A doorbell does not begin what it could not finish: one large copy is cheaper than two.
     pub(super) whole_messages: bool,
+}
+
+impl Budget {
+    /// Most bytes of the next copy.
+    #[inline(always)]
+    fn slice(&self) -> u32 {
+        let left = u32::try_from(self.left.max(0)).unwrap_or(u32::MAX);
+        left.clamp(LEAST_SLICE, SLICE)
+    }
 }
 
 impl NicContext {
@@ -240,7 +251,7 @@ impl NicContext {
         if budget.whole_messages && i64::from(left) > budget.left {
             return Step::Later;
         }
-        let len = left.min(SLICE);
+        let len = left.min(budget.slice());
         let Some(src) = self.source(run, done, left) else {
             return Step::Fail(LOCAL_UNMAPPED);
         };

@@ -21,7 +21,7 @@ pub(crate) struct Schedule {
 /// Most parked QPs that one `progress` tries again.
 const RETRIES: u32 = 8;
 /// A QP's turn.
-const TURN: i64 = 256 << 10;
+const TURN: i64 = 512 << 10;
 
 impl Schedule {
     #[inline(always)]

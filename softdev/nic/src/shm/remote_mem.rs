@@ -32,7 +32,7 @@ const BY_WRITE: usize = 8 << 10;
 /// below the time that exec(2) takes to map anything at a data address, or a process number to come round again.
 const PROOF: u64 = 50;
 /// Keeps signals and the unmapping side waiting for no longer than a few tens of microseconds.
-const SLICE: usize = 256 << 10;
+const SLICE: usize = 512 << 10;
 
 impl RemoteMem {
     pub(crate) fn open(pid: u32) -> Result<RemoteMem> {
