@@ -374,7 +374,9 @@ impl Fabric {
                 .retain(|_, r| (r.device, r.nonce) != (device, nonce));
             return;
         }
-        *peers = Peers::default();
+        // What a context that is being opened at this moment has found stays: a second object would give its ways out twice.
+        peers.remotes.retain(|_, r| Arc::strong_count(r) > 1);
+        peers.links.retain(|_, l| Arc::strong_count(l) > 1);
         drop(peers);
         // It watches them.
         self.wake_thread();
