@@ -5,6 +5,7 @@
 //! copy and UCX reach at that moment, and what counts is the ratio.
 
 pub mod bare;
+pub mod passive;
 pub mod plot;
 pub mod report;
 pub mod rig;

@@ -18,15 +18,22 @@ pub enum Unit {
     Bandwidth,
     /// Millions per second; more is better.
     Rate,
+    /// So many per operation; less is better.
+    Count,
 }
 
 impl Unit {
+    fn less_is_better(self) -> bool {
+        matches!(self, Unit::Time | Unit::Count)
+    }
+
     fn show(self, value: f64) -> String {
         match self {
             Unit::Time if value < 10_000.0 => format!("{value:.0} ns"),
             Unit::Time => format!("{:.1} us", value / 1000.0),
             Unit::Bandwidth => format!("{value:.2} GB/s"),
             Unit::Rate => format!("{value:.2} M/s"),
+            Unit::Count => format!("{value:.2} per op"),
         }
     }
 }
@@ -160,7 +167,7 @@ fn print(row: &Row<'_>, rounds: &[Round], totals: &mut Totals) {
                 } else {
                     &mut totals.missed
                 }) += 1;
-                let side = if row.unit == Unit::Time {
+                let side = if row.unit.less_is_better() {
                     "at most"
                 } else {
                     "at least"
@@ -176,7 +183,7 @@ fn print(row: &Row<'_>, rounds: &[Round], totals: &mut Totals) {
 }
 
 fn is_met(unit: Unit, ratio: f64, limit: f64) -> bool {
-    if unit == Unit::Time {
+    if unit.less_is_better() {
         ratio <= limit
     } else {
         ratio >= limit

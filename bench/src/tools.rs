@@ -95,6 +95,18 @@ impl Tools {
     }
 
     fn perftest(&self, tool: &str, size: usize, iterations: u64) -> Result<String, Failure> {
+        let [server, client] = self.perftest_pair(tool, size, iterations, &[])?;
+        serve(server.0, client.0, server.1)
+    }
+
+    /// perftest's server and client, each with the port that the server will listen on.
+    pub(crate) fn perftest_pair(
+        &self,
+        tool: &str,
+        size: usize,
+        iterations: u64,
+        more: &[&str],
+    ) -> Result<[(Command, u16); 2], Failure> {
         let port = free_port()?;
         let command = |cpu: usize| {
             let mut command = pinned(cpu, &self.soft.to_string_lossy());
@@ -105,7 +117,8 @@ impl Tools {
                 .arg("-s")
                 .arg(size.to_string())
                 .arg("-n")
-                .arg(iterations.to_string());
+                .arg(iterations.to_string())
+                .args(more);
             if let Some(device) = &self.device {
                 command.arg("-d").arg(device);
             }
@@ -113,10 +126,21 @@ impl Tools {
         };
         let mut client = command(self.cpus[1]);
         client.arg("127.0.0.1");
-        serve(command(self.cpus[0]), client, port)
+        Ok([(command(self.cpus[0]), port), (client, port)])
     }
 
     fn ucx(&self, test: &str, size: usize, iterations: u64) -> Result<String, Failure> {
+        self.ucx_with(test, size, iterations, &[])
+    }
+
+    /// A test of ucx_perftest over shared memory, with more options.
+    pub(crate) fn ucx_with(
+        &self,
+        test: &str,
+        size: usize,
+        iterations: u64,
+        more: &[&str],
+    ) -> Result<String, Failure> {
         let port = free_port()?.to_string();
         let command = |cpu: usize| {
             let mut command = pinned(cpu, "ucx_perftest");
@@ -135,7 +159,7 @@ impl Tools {
             &iterations.to_string(),
         ]);
         let warm_up = (iterations / 10).to_string();
-        client.args(["-w", &warm_up]);
+        client.args(["-w", &warm_up]).args(more);
         serve(command(self.cpus[0]), client, port.parse().unwrap_or(0))
     }
 }
@@ -152,6 +176,16 @@ pub(crate) fn free_port() -> io::Result<u16> {
 
 /// Starts the server, then the client once the server listens; the client's output if both succeed.
 pub(crate) fn serve(server: Command, client: Command, port: u16) -> Result<String, Failure> {
+    serve_watched(server, client, port, |_| ())
+}
+
+/// The same; `look` is called now and then with the server's process group while both run.
+pub(crate) fn serve_watched(
+    server: Command,
+    client: Command,
+    port: u16,
+    mut look: impl FnMut(u32),
+) -> Result<String, Failure> {
     let mut server = Running::start(server)?;
     let since = Instant::now();
     while !listens(port) {
@@ -168,10 +202,12 @@ pub(crate) fn serve(server: Command, client: Command, port: u16) -> Result<Strin
         }
         thread::sleep(TICK);
     }
+    look(server.child.id());
     let client = Running::start(client)?;
     let until = Instant::now() + TO_FINISH;
     // The server's word first: when it fails, the client's complaint only says that it went away.
-    let output = client.finish(until, "client");
+    let group = server.child.id();
+    let output = client.finish_watched(until, "client", || look(group));
     let allowed = if output.is_ok() {
         until
     } else {
@@ -212,8 +248,18 @@ impl Running {
         })
     }
 
-    pub(crate) fn finish(mut self, until: Instant, who: &str) -> Result<String, Failure> {
+    pub(crate) fn finish(self, until: Instant, who: &str) -> Result<String, Failure> {
+        self.finish_watched(until, who, || ())
+    }
+
+    fn finish_watched(
+        mut self,
+        until: Instant,
+        who: &str,
+        mut look: impl FnMut(),
+    ) -> Result<String, Failure> {
         let status = loop {
+            look();
             if let Some(status) = self.child.try_wait()? {
                 break Some(status);
             }
@@ -278,7 +324,7 @@ fn last_line(stdout: &str, stderr: &str) -> String {
         .unwrap_or_else(|| "it said nothing".into())
 }
 
-fn no_table(output: &str) -> Failure {
+pub(crate) fn no_table(output: &str) -> Failure {
     Failure(format!("no table in the output; {}", last_line(output, "")))
 }
 
@@ -309,12 +355,12 @@ fn row(output: &str, size: usize, columns: usize) -> Option<Vec<f64>> {
 }
 
 /// `t_typical` in microseconds: bytes, iterations, min, max, typical, average, stdev, 99 %, 99.9 %.
-fn latency_row(output: &str, size: usize) -> Option<f64> {
+pub(crate) fn latency_row(output: &str, size: usize) -> Option<f64> {
     row(output, size, 9).map(|row| row[4])
 }
 
 /// Bytes, iterations, peak, average in MB/s, Mpps.
-fn throughput_row(output: &str, size: usize) -> Option<Throughput> {
+pub(crate) fn throughput_row(output: &str, size: usize) -> Option<Throughput> {
     let row = row(output, size, 5)?;
     Some(Throughput {
         bandwidth: row[3] * MEGABYTE / 1e9,
@@ -324,7 +370,7 @@ fn throughput_row(output: &str, size: usize) -> Option<Throughput> {
 
 /// ucx_perftest's final line without its label: iterations; median, average, overall time; average,
 /// overall MB/s; average, overall rate.
-fn ucx_row(output: &str) -> Option<Vec<f64>> {
+pub(crate) fn ucx_row(output: &str) -> Option<Vec<f64>> {
     let line = output
         .lines()
         .rev()

@@ -1,6 +1,7 @@
 //! perftest on the soft device against UCX, the kernel's cross-process copy and plain memory.
 
 use gaudi_bench::bare::{self, Mover};
+use gaudi_bench::passive;
 use gaudi_bench::report::{self, Measure, Options, Peer, Row, Totals, Unit};
 use gaudi_bench::rig::Rig;
 use gaudi_bench::spike::{self, Variant};
@@ -93,6 +94,7 @@ fn run(arguments: Arguments) -> std::io::Result<Totals> {
         .into_iter()
         .chain(bandwidths(&rig, &tools))
         .chain(rates(&rig, &tools))
+        .chain(passive::rows(&rig, &tools))
     {
         if row.name.contains(&arguments.only) {
             report::run(&rig, &row, arguments.options, &mut totals)?;
