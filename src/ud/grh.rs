@@ -13,7 +13,8 @@ const PROTOCOL: u8 = 17;
 const HOPS: u8 = 64;
 
 /// The group of a multicast GID: IPv4 where it names one, else itself, or where the port has no IPv6 (`six`) an IPv4 group out of
-/// its hash.
+/// its hash. A GID whose scope is the interface (RFC 4291 2.7), as perftest's, means the network all the same, as it does on RoCE's
+/// Ethernet: IPv6 would not let it out of the host, so it goes by the link's scope.
 pub fn group(gid: &[u8; 16], six: bool) -> Option<IpAddr> {
     if gid[0] != 0xff {
         return None;
@@ -40,7 +41,11 @@ pub fn group(gid: &[u8; 16], six: bool) -> Option<IpAddr> {
         return Some([*a, *b, *c, *d].into());
     }
     if six {
-        return Some((*gid).into());
+        let mut group = *gid;
+        if group[1] & 0xf < 2 {
+            group[1] = group[1] & 0xf0 | 2;
+        }
+        return Some(group.into());
     }
     let [_, b, c, d] = crc32fast::hash(gid).to_be_bytes();
     Some([239, b, c, d].into())
@@ -110,6 +115,10 @@ mod tests {
         gid[10] = 0;
         assert!(matches!(group(&gid, false), Some(IpAddr::V4(a)) if a.octets()[0] == 239));
         assert_eq!(group(&gid, true), Some(gid.into()));
+        gid[1] = 0x11;
+        let mut link = gid;
+        link[1] = 0x12;
+        assert_eq!(group(&gid, true), Some(link.into()));
         gid[0] = 0xfe;
         assert_eq!(group(&gid, true), None);
     }

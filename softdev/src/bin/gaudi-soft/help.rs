@@ -137,8 +137,8 @@ USAGE
     gaudi-soft status [--watch[=SECONDS]] [--all] [--json] [--fabric NAME]
 
 DESCRIPTION
-    Prints the ports with their state, netdev, GIDs and traffic; which processes are connected with which, by how many connections, and
-    how much goes each way; then each process with its QPs: type, number, state, and the QP at the other end.
+    Prints the ports with their state, netdev, GIDs and traffic; which processes are connected with which, by how many connections,
+    and how much goes each way; then each process with its QPs: type, number, state, and the QP at the other end.
 
         <== 4 RC ==>    connected both ways
         --- 1 RC -->    one end names a peer that is not there, or not connected back

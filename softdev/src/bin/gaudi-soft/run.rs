@@ -85,7 +85,12 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     );
 
     keep_across_exec(users)?;
-    let error = command.exec();
+    // execvp(3) would give it to a shell.
+    let error = if on_path(&args.program).is_some_and(|p| foreign(&p)) {
+        std::io::Error::from_raw_os_error(libc::ENOEXEC)
+    } else {
+        command.exec()
+    };
     let code = match error.kind() {
         ErrorKind::NotFound => NOT_FOUND,
         _ if error.raw_os_error().is_some() => CANNOT_EXECUTE,
@@ -115,7 +120,7 @@ fn advice(error: &std::io::Error, program: &OsStr) -> &'static str {
             ". Is it a program, with the right to be executed (chmod +x), on a file system that is not mounted noexec?"
         }
         Some(libc::ENOEXEC) => {
-            ". It is no program of this machine: a script needs #! in its first line"
+            ". It is no program of this machine: damaged, or for another processor"
         }
         Some(libc::E2BIG) => ". Arguments and environment are too long",
         _ => "",
@@ -278,6 +283,15 @@ fn invisible(path: &Path) -> Option<String> {
         )),
         Loader::Path(_) => None,
     }
+}
+
+/// An ELF file that no x86-64 kernel starts.
+fn foreign(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = fs::File::open(path).and_then(|f| f.take(64).read_to_end(&mut head));
+    read.is_ok()
+        && head.starts_with(b"\x7fELF")
+        && !matches!(head.get(..20), Some([_, _, _, _, class, .., low, high]) if matches!((class, low, high), (2, 62, 0) | (1, 3, 0)))
 }
 
 #[derive(Debug, PartialEq, Eq)]
