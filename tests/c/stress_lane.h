@@ -224,6 +224,8 @@ static inline int connect_lane(struct lane *l)
         } else {
             make_queue(l, q);
         }
+        /* What was under way in the last round is discarded with the state or the queue (a partner who dies now leaves nothing to wait for). */
+        q->posted = q->done = q->extra = q->extra_done = q->received = q->receives_posted = 0;
         mine.qpn[i] = q->qp->qp_num;
         mine.tgt[i] = q->tgt ? q->tgt->qp_num : 0;
         mine.psn[i] = roll(&d, 1 << 24);

@@ -21,6 +21,15 @@ pub(super) struct Peers {
     remotes: HashMap<(u32, u32), Arc<Remote>>,
 }
 
+impl Peers {
+    /// Lets go of what nobody uses. What a context that is being opened at this moment has found stays: a second object would give its
+    /// ways out twice.
+    fn release(&mut self) {
+        self.remotes.retain(|_, r| Arc::strong_count(r) > 1);
+        self.links.retain(|_, l| Arc::strong_count(l) > 1);
+    }
+}
+
 /// A process of the fabric, held by things that do not pass to another process with its number.
 pub(crate) struct Link {
     pub(crate) owner: Owner,
@@ -353,8 +362,14 @@ impl Fabric {
         })
     }
 
+    /// For the thread, which watches them. It may have held some of them when the last context was closed: they go now.
     pub(super) fn links(&self) -> Vec<Arc<Link>> {
-        lock(&self.peers).links.values().cloned().collect()
+        let unused = self.local_contexts().is_empty();
+        let mut peers = lock(&self.peers);
+        if unused {
+            peers.release();
+        }
+        peers.links.values().cloned().collect()
     }
 
     pub(super) fn drop_peer(&self, link: &Arc<Link>) {
@@ -374,9 +389,7 @@ impl Fabric {
                 .retain(|_, r| (r.device, r.nonce) != (device, nonce));
             return;
         }
-        // What a context that is being opened at this moment has found stays: a second object would give its ways out twice.
-        peers.remotes.retain(|_, r| Arc::strong_count(r) > 1);
-        peers.links.retain(|_, l| Arc::strong_count(l) > 1);
+        peers.release();
         drop(peers);
         // It watches them.
         self.wake_thread();
