@@ -99,52 +99,24 @@ pub fn port_ipv4(device: u8, port: u8) -> [u8; 4] {
     [127, 16u8.wrapping_add(device), port, 1]
 }
 
-/// The same for the port's link-local GID (EUI-64 of the MAC, RFC 4291 appendix A).
+/// What the link-local GIDs of all ports begin with (EUI-64 of the MAC, RFC 4291 appendix A); device and port follow.
+const LINK_LOCAL: [u8; 14] = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0x1d, 0xa3, 0xff, 0xfe, 0];
+
+/// The same for the port's link-local GID.
 pub fn gid_ipv4(gid: &[u8; 16]) -> Option<[u8; 4]> {
-    match gid {
-        [
-            0xfe,
-            0x80,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            0x1d,
-            0xa3,
-            0xff,
-            0xfe,
-            0,
-            d,
-            p,
-        ] => Some(port_ipv4(*d, *p)),
+    match gid.split_last_chunk() {
+        Some((head, [device, port])) if *head == LINK_LOCAL => Some(port_ipv4(*device, *port)),
         _ => None,
     }
 }
 
 /// The link-local GID of the port with this address.
 pub fn ipv4_gid(address: [u8; 4]) -> [u8; 16] {
-    let [_, d, p, _] = address;
-    [
-        0xfe,
-        0x80,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0x1d,
-        0xa3,
-        0xff,
-        0xfe,
-        0,
-        d.wrapping_sub(16),
-        p,
-    ]
+    let [_, device, port, _] = address;
+    let mut gid = [0; 16];
+    gid[..14].copy_from_slice(&LINK_LOCAL);
+    gid[14..].copy_from_slice(&[device.wrapping_sub(16), port]);
+    gid
 }
 
 /// The address of the port with this LID (with [`cap::LID_PATH`]): device * 32 + port.

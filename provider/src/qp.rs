@@ -269,11 +269,12 @@ pub(crate) unsafe extern "C" fn modify_qp(
     })
 }
 
-/// `gid` is a `union ibv_gid`; the LID means nothing on Ethernet.
-pub(crate) unsafe extern "C" fn attach_mcast(
+/// # Safety
+/// As the calls below: a live QP of ours, and a readable `union ibv_gid` or null.
+unsafe fn group(
     qp: *mut IbvQp,
     gid: *const [u8; 16],
-    _: u16,
+    change: impl FnOnce(&Context, u32, [u8; 16]) -> Result<()>,
 ) -> c_int {
     edge::status(|| {
         if gid.is_null() {
@@ -282,8 +283,18 @@ pub(crate) unsafe extern "C" fn attach_mcast(
         // SAFETY: a live QP of ours.
         let own = unsafe { own(qp) };
         // SAFETY: the program's GID.
-        own.context.attach_mcast(own.handle, unsafe { gid.read() })
+        change(&own.context, own.handle, unsafe { gid.read() })
     })
+}
+
+/// The LID means nothing on Ethernet.
+pub(crate) unsafe extern "C" fn attach_mcast(
+    qp: *mut IbvQp,
+    gid: *const [u8; 16],
+    _: u16,
+) -> c_int {
+    // SAFETY: the caller's QP and GID, as libibverbs hands them on.
+    unsafe { group(qp, gid, Context::attach_mcast) }
 }
 
 pub(crate) unsafe extern "C" fn detach_mcast(
@@ -291,15 +302,8 @@ pub(crate) unsafe extern "C" fn detach_mcast(
     gid: *const [u8; 16],
     _: u16,
 ) -> c_int {
-    edge::status(|| {
-        if gid.is_null() {
-            return Err(Errno::EINVAL);
-        }
-        // SAFETY: a live QP of ours.
-        let own = unsafe { own(qp) };
-        // SAFETY: the program's GID.
-        own.context.detach_mcast(own.handle, unsafe { gid.read() })
-    })
+    // SAFETY: as for `attach_mcast`.
+    unsafe { group(qp, gid, Context::detach_mcast) }
 }
 
 pub(crate) unsafe extern "C" fn destroy_qp(qp: *mut IbvQp) -> c_int {

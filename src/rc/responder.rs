@@ -666,19 +666,7 @@ pub fn revocations<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
     }
     let unfinished = !c.revoked.is_empty() || (c.invalidating && c.read_end.is_some());
     if unfinished && qp.native.notified != qp.native.pi && qp.native.free_slots() > 1 {
-        // Nothing that is posted will tell: ask for a completion by writing the ack line once more.
-        let (l, r) = (c.base + msg::STAGE_ACK as u64, c.peer + msg::ACK as u64);
-        env.nic.post(
-            &mut qp.native,
-            &Write {
-                local: l,
-                remote: r,
-                len: msg::ACK_BYTES as u32,
-                tag: 0,
-                notify_remote: false,
-                notify_local: true,
-            },
-        );
-        c.unrung = true;
+        // Nothing that is posted will tell.
+        c.ask_for_completion(&mut env.nic, &mut qp.native);
     }
 }

@@ -102,7 +102,7 @@ pub(crate) fn allow_ptrace() {
 }
 
 /// What a thread that is being started inherits: everything blocked but what the thread's own instructions raise.
-pub(crate) fn block_signals() -> libc::sigset_t {
+fn block_signals() -> libc::sigset_t {
     // SAFETY: all zeroes is a valid set.
     let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
@@ -125,7 +125,7 @@ pub(crate) fn block_signals() -> libc::sigset_t {
     old
 }
 
-pub(crate) fn restore_signals(old: &libc::sigset_t) {
+fn restore_signals(old: &libc::sigset_t) {
     // SAFETY: the set came from `block_signals`.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, old, std::ptr::null_mut()) };
 }
@@ -139,9 +139,12 @@ pub(crate) fn without_sigpipe(write: impl FnOnce() -> Result<()>) -> Result<()> 
     unsafe { libc::sigaddset(&mut pipe, libc::SIGPIPE) };
     // SAFETY: both sets are ours.
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &pipe, &mut old) };
-    // One that the program has pending already stays its own.
-    // SAFETY: the set is ours.
-    unsafe { libc::sigpending(&mut before) };
+    // One that the program has pending already stays its own. Where the signal was not blocked there is none.
+    // SAFETY: the set is the kernel's.
+    if unsafe { libc::sigismember(&old, libc::SIGPIPE) } == 1 {
+        // SAFETY: the set is ours.
+        unsafe { libc::sigpending(&mut before) };
+    }
     let done = write();
     // SAFETY: the set is ours.
     let pending = unsafe { libc::sigismember(&before, libc::SIGPIPE) } == 1;

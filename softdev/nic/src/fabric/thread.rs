@@ -39,12 +39,12 @@ impl Fabric {
             return Ok(());
         }
         let (fabric, pipe) = (Arc::downgrade(self), self.pipe.clone());
-        let blocked = crate::pv::block_signals();
-        let spawned = std::thread::Builder::new()
-            .name("gaudi-softnic".into())
-            .stack_size(256 << 10)
-            .spawn(move || main(&fabric, &pipe));
-        crate::pv::restore_signals(&blocked);
+        let spawned = crate::pv::without_signals(|| {
+            std::thread::Builder::new()
+                .name("gaudi-softnic".into())
+                .stack_size(256 << 10)
+                .spawn(move || main(&fabric, &pipe))
+        });
         if let Err(e) = spawned {
             self.thread.started.store(false, SeqCst);
             return Err(e.into());
