@@ -84,6 +84,8 @@ pub struct NativeQp {
     pub notified: u32,
     /// PI that was last rung.
     pub rung: u32,
+    /// Syndrome of what ended the connection while it was being made: its peer was killed.
+    pub died: u8,
     /// Token for whatever the implementation must remember about the mailbox (offset in the arena, …).
     pub mailbox_token: u64,
 }
@@ -105,6 +107,7 @@ impl NativeQp {
             ci: 0,
             notified: 0,
             rung: 0,
+            died: 0,
             mailbox_token: 0,
         }
     }

@@ -111,6 +111,8 @@ pub struct Qp {
     pub revived: u64,
     /// Nothing more is issued: an entry has failed and the error state follows.
     pub halted: bool,
+    /// The connection ended while the program was on its way from RTR to RTS.
+    pub lost_in_rtr: bool,
 }
 
 impl Qp {

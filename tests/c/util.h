@@ -93,7 +93,7 @@ static inline struct ibv_qp *make_qp(struct node *n, int access)
     struct ibv_qp *qp = ibv_create_qp(n->pd, &init);
     CHECK(qp);
     struct ibv_qp_attr attr = {.qp_state = IBV_QPS_INIT, .port_num = 1, .qp_access_flags = access};
-    CHECK(!ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS));
+    CHECK(!(errno = ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS)));
     return qp;
 }
 
@@ -115,8 +115,8 @@ static inline void to_rtr(struct ibv_qp *qp, const struct address *peer, int min
         .min_rnr_timer = min_rnr_timer,
         .ah_attr = {.is_global = 1, .port_num = 1, .grh = {.dgid = peer->gid, .sgid_index = GID_INDEX, .hop_limit = 64}},
     };
-    CHECK(!ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
-                                        IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER));
+    CHECK(!(errno = ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
+                                                 IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER)));
 }
 
 static inline void to_rts(struct ibv_qp *qp, int rnr_retry)
@@ -129,8 +129,8 @@ static inline void to_rts(struct ibv_qp *qp, int rnr_retry)
         .sq_psn = address_of(qp).psn,
         .max_rd_atomic = 1,
     };
-    CHECK(!ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
-                                        IBV_QP_MAX_QP_RD_ATOMIC));
+    CHECK(!(errno = ibv_modify_qp(qp, &attr, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
+                                                 IBV_QP_MAX_QP_RD_ATOMIC)));
 }
 
 static inline void connect_qp(struct ibv_qp *qp, const struct address *peer)

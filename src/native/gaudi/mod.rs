@@ -15,6 +15,7 @@ use cq::NativeCq;
 use kernel_abi::ext::{AllocUcontextRespExt, cap};
 use kernel_abi::hbl;
 use kernel_abi::uverbs::{self, cmd, device, obj};
+use kernel_abi::verbs::qp_attr;
 use zerocopy::FromZeros;
 
 #[derive(Debug)]
@@ -196,6 +197,21 @@ impl Gaudi {
             regs_offset: o.regs_offset as usize,
             pi: 0,
         })
+    }
+
+    /// Why a QP is in the error state; 0 when it is not.
+    fn syndrome(&self, cookie: u64) -> u8 {
+        let Some(&handle) = self.cookies.get(&cookie) else {
+            return 0;
+        };
+        let mut req = cmd::QueryQpReq::new_zeroed();
+        req.qp_handle = handle;
+        req.attr_mask = qp_attr::ACCESS_FLAGS;
+        let mut resp = cmd::QueryQpResp::new_zeroed();
+        match kernel::command(self.cmd_fd, cmd::QUERY_QP, &req, &mut resp) {
+            Ok(()) => resp.qp_access_flags as u8,
+            Err(_) => 0,
+        }
     }
 
     /// The port as the kernel describes it.

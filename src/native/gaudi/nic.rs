@@ -13,7 +13,7 @@ use kernel_abi::accel::{MemArgs, mem_flag};
 use kernel_abi::ext::cap;
 use kernel_abi::gaudi2::{Doorbell, RecvWqe, SendWqe, comp_type, fifo_free, opcode, umr};
 use kernel_abi::uverbs::{self, AsyncEventDesc, cmd, device, obj};
-use kernel_abi::verbs::{event, mtu, qp_attr, qpt};
+use kernel_abi::verbs::{event, mtu, qpt};
 use zerocopy::{FromZeros, IntoBytes};
 
 impl Nic for Gaudi {
@@ -124,22 +124,31 @@ impl Nic for Gaudi {
     }
 
     fn qp_connect(&mut self, qp: &mut NativeQp, to: &Connect) -> Result<Window> {
-        let (win, token) = self.new_mailbox(mailbox_address(qp.port, qp.id))?;
-        qp.mailbox_token = token;
-        qp.pi = 0;
-        qp.ci = 0;
-        qp.notified = 0;
-        qp.rung = 0;
-        if let Err(e) = self.try_connect(qp, to) {
-            // A failed transition leaves the kernel's QP in RESET (native dossier 2.6).
+        qp.died = 0;
+        loop {
+            let (win, token) = self.new_mailbox(mailbox_address(qp.port, qp.id))?;
+            qp.mailbox_token = token;
+            qp.pi = 0;
+            qp.ci = 0;
+            qp.notified = 0;
+            qp.rung = 0;
+            let Err(e) = self.try_connect(qp, to) else {
+                qp.connected = true;
+                return Ok(win);
+            };
+            // The peer may be killed between the two steps: the program's is then a QP in RTR whose connection has ended.
+            let syndrome = self.syndrome(qp.cookie);
+            // A failed transition leaves the kernel's QP in RESET (native dossier 2.6), one that is refused because of an error in ERR.
+            qp.ready = false;
+            self.to_reset(qp.handle)?;
             self.drop_mailbox(qp);
             self.drop_rings(qp);
-            qp.ready = false;
             self.qp_init(qp, qp.port)?;
-            return Err(e);
+            if syndrome == 0 || qp.died != 0 {
+                return Err(e);
+            }
+            qp.died = syndrome;
         }
-        qp.connected = true;
-        Ok(win)
     }
 
     fn qp_stop(&mut self, qp: &mut NativeQp) -> Result<()> {
@@ -375,18 +384,10 @@ impl Nic for Gaudi {
             match ev.event_type {
                 event::QP_FATAL | event::QP_REQ_ERR => {
                     let cookie = ev.element;
-                    let Some(&handle) = self.cookies.get(&cookie) else {
+                    if !self.cookies.contains_key(&cookie) {
                         continue;
-                    };
-                    let mut req = cmd::QueryQpReq::new_zeroed();
-                    req.qp_handle = handle;
-                    req.attr_mask = qp_attr::ACCESS_FLAGS;
-                    let mut resp = cmd::QueryQpResp::new_zeroed();
-                    let syndrome =
-                        match kernel::command(self.cmd_fd, cmd::QUERY_QP, &req, &mut resp) {
-                            Ok(()) => resp.qp_access_flags as u8,
-                            Err(_) => 0,
-                        };
+                    }
+                    let syndrome = self.syndrome(cookie);
                     return Some(NativeEvent::QpError { cookie, syndrome });
                 }
                 event::PORT_ACTIVE => {

@@ -82,8 +82,10 @@ impl Qp {
             idle: _,
             revived,
             halted,
+            lost_in_rtr,
         } = self;
         d.value(&(pd, state, waits_at, nudged, tell_drained, active, halted));
+        d.value(lost_in_rtr);
         d.word(u64::from(*revived != 0));
         let n = native;
         d.value(&(n.connected, n.ready, n.pi, n.ci, n.notified, n.rung));

@@ -7,7 +7,7 @@ use super::super::srq::{NONE, Source, TAKEN};
 use super::super::types::{Errno, QpAttr, QpCap, QpInfo, QpInit, QpQuery, Result};
 use super::attributes::{Paths, check_attributes, merge, not_for};
 use super::{Engine, limits, slot_of};
-use crate::native::{Connect, IDS_PER_PORT, NativeQp, Nic, split_number};
+use crate::native::{Connect, IDS_PER_PORT, NativeEvent, NativeQp, Nic, split_number};
 use crate::rc::conn::Conn;
 use crate::rc::{self, msg, requester};
 use kernel_abi::verbs::{access, modify_qp_is_ok, qp_attr, qps, qpt};
@@ -132,6 +132,7 @@ impl<N: Nic> Engine<N> {
             idle: 0,
             revived: 0,
             halted: false,
+            lost_in_rtr: false,
             nudged: false,
         };
         let qp_num = qp.number();
@@ -219,6 +220,16 @@ impl<N: Nic> Engine<N> {
 
     fn modify(&mut self, qp: &mut Qp, a: &QpAttr, mask: u32) -> Result<()> {
         let mask = mask & !not_for(qp.qp_type);
+        if qp.lost_in_rtr && mask & qp_attr::STATE != 0 && a.qp_state == qps::RTS {
+            // As if the peer had died a moment later: a program that connects need not expect a failure of this step.
+            qp.lost_in_rtr = false;
+            let sound = modify_qp_is_ok(qps::RTR, qps::RTS, qp.qp_type, mask);
+            check_attributes(a, mask, Paths::of(&self.env.nic))?;
+            if sound && (mask & qp_attr::CUR_STATE == 0 || a.cur_qp_state == qps::RTR) {
+                merge(&mut qp.attr, a, mask);
+                return Ok(());
+            }
+        }
         let cur = if mask & qp_attr::CUR_STATE != 0 {
             a.cur_qp_state
         } else {
@@ -315,7 +326,13 @@ impl<N: Nic> Engine<N> {
         // Progress has not found this QP in its place, and dropped it from the list.
         self.active.retain(|&h| h != qp.handle);
         qp.active = false;
-        let win = self.env.nic.qp_connect(&mut qp.native, &to)?;
+        let (port, id) = (qp.native.port, qp.native.id);
+        let win = self.env.nic.qp_connect(&mut qp.native, &to);
+        if (port, id) != (qp.native.port, qp.native.id) {
+            self.expel(port, id);
+            self.enroll(&qp.native, qp.handle);
+        }
+        let win = win?;
         let nonce = self.env.nic.random() | 1 << 40;
         let depth = u32::from(a.max_dest_rd_atomic);
         let mut c = Box::new(Conn::new(win, my, peer, nonce, qp.rq.max_sge(), depth));
@@ -323,6 +340,14 @@ impl<N: Nic> Engine<N> {
         c.posted = qp.rq.tail.wrapping_sub(qp.rq.head);
         qp.conn = Some(c);
         qp.halted = false;
+        let syndrome = std::mem::take(&mut qp.native.died);
+        if syndrome != 0 {
+            // The event itself may be there already, or come; it says nothing any more.
+            self.forget_native_events(qp.handle);
+            let cookie = u64::from(qp.handle);
+            self.held
+                .push_back(NativeEvent::QpError { cookie, syndrome });
+        }
         Ok(())
     }
 
@@ -346,6 +371,7 @@ impl<N: Nic> Engine<N> {
         qp.sq.clear();
         qp.rq.clear();
         qp.halted = false;
+        qp.lost_in_rtr = false;
         // Nothing of it may come out of the CQs any more.
         self.purge(qp.number(), qp.send_cq, qp.recv_cq);
         let cap = qp.cap;

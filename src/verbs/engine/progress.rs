@@ -271,6 +271,7 @@ impl<N: Nic> Engine<N> {
             qp.number(),
             syndrome::text(code)
         );
+        qp.lost_in_rtr = qp.state == qps::RTR;
         if code == syndrome::TIMER_RETRY && !c.dead {
             requester::unanswered(qp, &mut c, &mut self.env);
         } else if !c.dead {
