@@ -24,6 +24,16 @@ pub fn copy(dst: u64, src: u64, len: usize) -> Result<(), Fault> {
     unsafe { usercopy::copy(dst as *mut u8, src as *const u8, len) }.map_err(|_| Fault)
 }
 
+/// The first `len` bytes at `addr`, the rest zeros.
+pub fn load<const N: usize>(addr: u64, len: usize) -> Result<[u64; N], Fault> {
+    let mut words = [0u64; N];
+    if len > size_of_val(&words) {
+        return Err(Fault);
+    }
+    copy(words.as_mut_ptr().expose_provenance() as u64, addr, len)?;
+    Ok(words)
+}
+
 /// Compare-and-swap of an aligned word of program memory; answers the old value.
 pub fn cas64(addr: u64, expect: u64, new: u64) -> Result<u64, Fault> {
     // SAFETY: as in copy; usercopy refuses unaligned addresses.

@@ -3,7 +3,7 @@
 use crate::native::Window;
 
 /// Version of the protocol; HELLOs with another one are refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 pub const LINE: usize = 64;
 
 // Offsets in the mailbox. The staging half mirrors what the peer's receiving half will hold.
@@ -30,6 +30,8 @@ pub const ACK_BYTES: usize = 64;
 /// Header and trailer.
 pub const HEADER: usize = 16;
 pub const TRAILER: usize = 8;
+/// Payload of a message of one line, which every place for a response has.
+pub const ONE_LINE: usize = LINE - HEADER - TRAILER;
 /// Longest SEND whose payload travels in the mailbox: a page and the header that layers above (UCX, MPI) put before it.
 pub const EAGER_MAX: usize = 4096 + 64;
 /// Most SGEs of a receive.
@@ -59,6 +61,7 @@ pub mod kind {
     pub const PAD: u8 = 15;
     pub const CTS: u8 = 16;
     pub const KEY: u8 = 17;
+    /// The data of a READ: as payload up to one line, else WRITTEN before.
     pub const READ_DONE: u8 = 18;
     pub const ATOMIC_DONE: u8 = 19;
     pub const REVOKE: u8 = 20;

@@ -482,16 +482,37 @@ fn read<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: &Header, p: usiz
     let from = if len == 0 {
         0
     } else {
-        match allowed(qp, env, h.aux, addr, len, access::REMOTE_READ) {
-            Some(place) => place.device,
-            None => return refuse_access(qp, env),
+        let Some(place) = allowed(qp, env, h.aux, addr, len, access::REMOTE_READ) else {
+            return refuse_access(qp, env);
+        };
+        if len as usize <= msg::ONE_LINE {
+            return short_read(qp, c, env, h.seq, place.host, len as u32);
         }
+        place.device
     };
     c.responses.push_back(Response::Read {
         seq: h.seq,
         from,
         list,
     });
+    Outcome::Executed
+}
+
+/// The data travels in the answer: a WRITE of its own into the requester's memory would be a second way to go.
+fn short_read<N: Nic>(
+    qp: &mut Qp,
+    c: &mut Conn,
+    env: &mut Env<N>,
+    seq: u32,
+    host: u64,
+    len: u32,
+) -> Outcome {
+    let Ok(data) = user::load(host, len as usize) else {
+        tell(qp, env, event::QP_ACCESS_ERR);
+        return Outcome::Refused(nak::REMOTE_OPERATION);
+    };
+    c.responses
+        .push_back(Response::ShortRead { seq, len, data });
     Outcome::Executed
 }
 
@@ -610,6 +631,21 @@ pub fn answer<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>) {
                     }
                 }
                 c.commit_response(nic, native, off, kind::READ_DONE, 0, seq, 0, wake);
+            }
+            Response::ShortRead { seq, len, data } => {
+                for (k, word) in data.iter().enumerate() {
+                    c.win.store64(p + 8 * k, *word);
+                }
+                c.commit_response(
+                    nic,
+                    native,
+                    off,
+                    kind::READ_DONE,
+                    len,
+                    seq,
+                    len as usize,
+                    wake,
+                );
             }
             Response::Atomic { seq, old } => {
                 c.win.store64(p, old);

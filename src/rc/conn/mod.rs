@@ -35,11 +35,17 @@ pub enum Response {
         status: u8,
         key: RemoteKey,
     },
-    /// Data to write, then the notice. An empty list with a status is a refusal.
+    /// Data to write, then the notice.
     Read {
         seq: u32,
         from: u64,
         list: Vec<(u64, u64)>,
+    },
+    /// Data of a READ that one line holds.
+    ShortRead {
+        seq: u32,
+        len: u32,
+        data: [u64; msg::ONE_LINE / 8],
     },
     Atomic {
         seq: u32,

@@ -55,18 +55,7 @@ pub fn response<N: Nic>(
             }
             true
         }
-        kind::READ_DONE => answered(qp, c, h.aux),
-        kind::ATOMIC_DONE => {
-            if let Some(i) = qp.sq.find(h.aux, Stage::Answer)
-                && !scatter_old(qp, c, env, i, p)
-            {
-                c.reads = c.reads.saturating_sub(1);
-                fail_entry(qp, i, wc_status::LOC_PROT_ERR);
-                c.expected = c.expected.saturating_sub(1);
-                return true;
-            }
-            answered(qp, c, h.aux)
-        }
+        kind::READ_DONE | kind::ATOMIC_DONE => answered(qp, c, env, h, p),
         kind::FIN => responder::finished(qp, c, env, h.aux),
         _ => false,
     };
@@ -81,31 +70,42 @@ pub fn response<N: Nic>(
     taken
 }
 
-/// The eight bytes at `p` into the SGEs of atomic `i`, which may be as many as the bytes. The request was issued with eight in all.
-fn scatter_old<N: Nic>(qp: &Qp, c: &Conn, env: &Env<N>, i: u32, p: usize) -> bool {
-    let mut at = p;
-    for sge in qp.sq.sges(i).iter().filter(|s| s.length != 0) {
-        let n = (sge.length as usize).min(p + 8 - at);
-        let Ok(place) = env.mrs.local(qp.pd, sge, true) else {
-            return false;
-        };
-        if c.win.get_user(at, place.host, n).is_err() {
-            return false;
-        }
-        at += n;
+/// The result of a READ or atomic. A long READ's data is in its SGEs already; everything else is in the message.
+fn answered<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &Env<N>, h: &msg::Header, p: usize) -> bool {
+    let Some(i) = qp.sq.find(h.aux, Stage::Answer) else {
+        return false;
+    };
+    let n = h.len as usize;
+    let written = h.kind == kind::READ_DONE && n == 0;
+    if !written && (n > msg::ONE_LINE || u64::from(h.len) != qp.sq.at(i).len) {
+        return false;
+    }
+    c.reads = c.reads.saturating_sub(1);
+    if scatter(qp, c, env, i, p, n) {
+        qp.sq.at_mut(i).stage = Stage::Done;
+    } else {
+        fail_entry(qp, i, wc_status::LOC_PROT_ERR);
     }
     true
 }
 
-fn answered(qp: &mut Qp, c: &mut Conn, seq: u32) -> bool {
-    match qp.sq.find(seq, Stage::Answer) {
-        Some(i) => {
-            qp.sq.at_mut(i).stage = Stage::Done;
-            c.reads = c.reads.saturating_sub(1);
-            true
+/// The `n` bytes at `p` into the SGEs of request `i`, which has that length.
+fn scatter<N: Nic>(qp: &Qp, c: &Conn, env: &Env<N>, i: u32, p: usize, n: usize) -> bool {
+    let (mut at, end) = (p, p + n);
+    for sge in qp.sq.sges(i) {
+        let part = (sge.length as usize).min(end - at);
+        if part == 0 {
+            continue;
         }
-        None => false,
+        let Ok(place) = env.mrs.local(qp.pd, sge, true) else {
+            return false;
+        };
+        if c.win.get_user(at, place.host, part).is_err() {
+            return false;
+        }
+        at += part;
     }
+    true
 }
 
 /// Clear to send: the payload goes where the receive lies.

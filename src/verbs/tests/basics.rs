@@ -229,7 +229,7 @@ fn reads_and_atomics() {
     let (mut a, mut b) = pair(&f, 1 << 20, 64, 7);
     fill(&mut b);
     let from = (b.at(0), b.mr.rkey);
-    for len in [1usize, 4096, 1 << 20] {
+    for len in [1usize, 8, 39, 40, 41, 4096, 1 << 20] {
         a.mem.fill(0);
         a.send(1, wr_opcode::RDMA_READ, 0, len, from);
         let (va, _) = collect(&mut a, &mut b, 1, 0);
@@ -239,6 +239,16 @@ fn reads_and_atomics() {
             (wc_opcode::RDMA_READ, len)
         );
         assert_eq!(a.mem[..len], b.mem[..len]);
+        assert!(len == a.mem.len() || a.mem[len] == 0);
+    }
+    // The answer of one line, in pieces.
+    a.mem.fill(0);
+    let pieces = [a.sge(0, 3), a.sge(100, 0), a.sge(200, 30), a.sge(300, 7)];
+    a.post(&wr(1, wr_opcode::RDMA_READ, &pieces, from));
+    ok(&collect(&mut a, &mut b, 1, 0).0);
+    for (at, off, len) in [(0, 0, 3), (200, 3, 30), (300, 33, 7)] {
+        assert_eq!(a.mem[at..at + len], b.mem[off..off + len]);
+        assert_eq!(a.mem[at + len], 0);
     }
     for _ in 0..20 {
         a.send(1, wr_opcode::RDMA_READ, 0, 64, from);

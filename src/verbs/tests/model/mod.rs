@@ -53,6 +53,7 @@ fn operations() -> Vec<(&'static str, Op)> {
         ("WRITE of 0", write(0)),
         ("WRITE_IMM", write_imm(8)),
         ("READ", read(8)),
+        ("READ of 2 lines", read(48)),
         ("CAS", cas()),
         ("FADD", fadd()),
         ("ATOMIC_WRITE", atomic_write()),
