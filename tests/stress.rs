@@ -1,4 +1,4 @@
-//! Everything at once, and everything in large numbers (tests/c/stress.c, tests/c/late_death.c).
+//! Everything at once, and everything in large numbers (tests/c/stress.c, late_death.c, scale.c).
 
 use gaudi_tests::{Fabric, Failures, compile, spawn};
 use std::time::Duration;
@@ -38,4 +38,31 @@ fn a_peer_may_be_killed_at_any_step_of_connecting_to_it() {
     let done = spawn(fabric.run(program.as_os_str(), [""; 0])).finish(Duration::from_secs(60));
     assert!(done.success(), "{done}");
     assert_unused(&fabric);
+}
+
+/// tests/c/scale.c
+fn large_numbers(arguments: &[&str]) {
+    let program = compile("scale");
+    let fabric = Fabric::two_devices();
+    let done = spawn(fabric.run(program.as_os_str(), arguments)).finish(Duration::from_secs(100));
+    print!("{}", done.stdout);
+    assert!(done.success(), "{done}");
+    assert_unused(&fabric);
+}
+
+/// In milliseconds and kilobytes each, with data both ways over every one, under a limit of 1024 descriptors; when one process is killed, all
+/// of the other's fail.
+#[test]
+fn four_thousand_pairs_of_two_processes() {
+    large_numbers(&["pairs", "4000"]);
+}
+
+#[test]
+fn more_queue_pairs_on_one_srq_than_a_pipe_holds_events() {
+    large_numbers(&["srq", "4500"]);
+}
+
+#[test]
+fn ten_thousand_regions_and_a_hundred_thousand_times_one() {
+    large_numbers(&["regions", "10000", "100000"]);
 }

@@ -397,6 +397,14 @@ pub fn write_bytes(fd: RawFd, b: &[u8]) -> Result<()> {
     }
 }
 
+/// How much of a pipe is unread; 0 where that cannot be said.
+pub fn unread_bytes(fd: RawFd) -> usize {
+    let mut n: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int (ioctl_tty(2), pipe(7)).
+    let r = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut n) };
+    if r < 0 { 0 } else { n.max(0) as usize }
+}
+
 /// Reads one record; None when there is none.
 pub fn read_bytes(fd: RawFd, b: &mut [u8]) -> Option<usize> {
     // SAFETY: the buffer is a live slice.

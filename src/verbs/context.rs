@@ -31,6 +31,10 @@ const LONG_TICK_NS: u64 = 4_000_000;
 const QUIET_TICKS: u32 = 20;
 /// Safety net of a deep sleep.
 const DEEP_SLEEP_NS: u64 = 1_000_000_000;
+/// Events in the program's pipe. The end of an object takes its own out again, past all of the others, so that few are better than many.
+const MOST_UNREAD: usize = 256;
+/// Events that are kept for a program that does not read them.
+const MOST_KEPT: usize = 1 << 20;
 /// How long deregistration waits for peers and for our own requests.
 const DEREG_BOUND_NS: u64 = 5_000_000_000;
 
@@ -38,6 +42,8 @@ pub struct Context {
     engine: Mutex<Engine<Gaudi>>,
     fork: ForkMark,
     bulk: Option<Pv>,
+    /// The program has not read its events, and there is no room for more: the agent tries again.
+    unread: AtomicBool,
     /// Bulk work is left at the device.
     pending: AtomicBool,
     /// Polls so far: the agent leaves a program that polls alone.
@@ -74,6 +80,7 @@ impl Context {
             engine: Mutex::new(Engine::new(gaudi)),
             fork,
             bulk,
+            unread: AtomicBool::new(false),
             pending: AtomicBool::new(false),
             looks: AtomicU64::new(0),
             receiver: Receiver::default(),
@@ -175,7 +182,7 @@ impl Context {
 
     #[inline]
     fn leave(&self, mut e: MutexGuard<'_, Engine<Gaudi>>) {
-        if !e.env.events.is_empty() {
+        if !e.env.events.is_empty() && !self.unread.load(Ordering::Relaxed) {
             self.deliver(&mut e);
         }
         let bulk = e.env.nic.take_pending();
@@ -190,7 +197,17 @@ impl Context {
     }
 
     fn deliver(&self, e: &mut Engine<Gaudi>) {
-        for ev in std::mem::take(&mut e.env.events) {
+        let events = std::mem::take(&mut e.env.events);
+        let unread = kernel::unread_bytes(self.async_back);
+        let room =
+            MOST_UNREAD.saturating_sub(unread / size_of::<kernel_abi::uverbs::AsyncEventDesc>());
+        self.unread.store(events.len() > room, Ordering::Relaxed);
+        for (i, ev) in events.iter().enumerate() {
+            // One for each QP of a peer that died may be many.
+            if i == room && events.len() - i < MOST_KEPT {
+                e.env.events.extend_from_slice(&events[i..]);
+                return;
+            }
             let d = kernel_abi::uverbs::AsyncEventDesc {
                 element: ev.element,
                 event_type: ev.event,
@@ -568,6 +585,7 @@ impl Context {
             && e.watched() == 0
             && e.env.nic.features().cq_notify
             && !e.env.timers
+            && !self.unread.load(Ordering::Relaxed)
             && !self.pending.load(Ordering::Relaxed)
             && !e.env.nic.arm();
         if deep {

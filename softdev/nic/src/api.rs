@@ -107,6 +107,11 @@ pub struct FabricSnapshot {
 /// Called on the device's own thread (or inside a doorbell): must be quick and must not call back into the NIC except reads.
 pub trait EventSink: Send + Sync {
     fn event(&self, ev: NicEvent);
+
+    /// Hands out events that the program had no room for; whether some are left. Called again and again while that is so.
+    fn refill(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

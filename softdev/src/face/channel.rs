@@ -4,15 +4,20 @@
 //! program gets the read end. We keep, at high numbers, the write end and a read end of our own with its own flags: with it
 //! the events of a destroyed object are taken out again, as the kernel does.
 
-use gaudi_softnic::Result;
+use gaudi_softnic::{Errno, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno as Rx;
 use rustix::pipe::PipeFlags;
+use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering::*};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Events that may be unread; above it raising one is EAGAIN.
 const CAPACITY: usize = 256;
+/// Events that wait here for room in the pipe. More than any program has objects: it would have to make its objects fail over and over
+/// and never read.
+const MOST_KEPT: usize = 1 << 20;
 /// Our own descriptors stay out of the numbers that programs iterate over or select on. Under the usual limit of 1024 only a
 /// few numbers are that high, hence the lower ones.
 const HIGH_FDS: [RawFd; 3] = [1000, 500, 200];
@@ -43,8 +48,17 @@ pub(crate) struct Channel {
     /// Inode of the device file that it belongs to.
     owner: (u64, u64),
     write: OwnedFd,
-    /// Serialises writers with [`Channel::purge`], so that order survives.
-    read: Mutex<OwnedFd>,
+    reader: Mutex<Reader>,
+    /// Some are kept; to look without the lock.
+    keeps: AtomicBool,
+}
+
+/// Its lock serialises writers with [`Channel::purge`], so that order survives.
+#[derive(Debug)]
+struct Reader {
+    fd: OwnedFd,
+    /// Behind those in the pipe.
+    kept: VecDeque<[u8; MAX_EVENT]>,
 }
 
 impl Channel {
@@ -65,7 +79,11 @@ impl Channel {
                 inode: (st.st_dev, st.st_ino),
                 owner,
                 write,
-                read: Mutex::new(read),
+                reader: Mutex::new(Reader {
+                    fd: read,
+                    kept: VecDeque::new(),
+                }),
+                keeps: AtomicBool::new(false),
             },
             program,
         ))
@@ -85,17 +103,56 @@ impl Channel {
 
     /// Our own descriptors of the pipe.
     pub(crate) fn own_fds(&self) -> Vec<RawFd> {
-        vec![self.write.as_raw_fd(), self.lock().as_raw_fd()]
+        vec![self.write.as_raw_fd(), self.lock().fd.as_raw_fd()]
     }
 
-    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
-        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds an event; EAGAIN when too many are unread. Never blocks.
     pub(crate) fn push(&self, event: &[u8]) -> Result<()> {
         let _order = self.lock();
         self.put(event)
+    }
+
+    /// Adds an event of an async file, which the kernel never drops: what the pipe has no room for waits for [`Channel::refill`].
+    pub(crate) fn push_or_keep(&self, event: &[u8; MAX_EVENT]) -> Result<()> {
+        let mut reader = self.lock();
+        if reader.kept.is_empty() {
+            match self.put(event) {
+                Err(Errno::EAGAIN) => (),
+                other => return other,
+            }
+        }
+        if reader.kept.len() >= MOST_KEPT {
+            return Err(Errno::EAGAIN);
+        }
+        reader.kept.push_back(*event);
+        self.keeps.store(true, Release);
+        Ok(())
+    }
+
+    /// Moves events that were kept into the pipe, as far as there is room: whether some were moved, and whether some are left.
+    pub(crate) fn refill(&self) -> (bool, bool) {
+        if !self.keeps.load(Acquire) {
+            return (false, false);
+        }
+        self.refill_locked(&mut self.lock())
+    }
+
+    fn refill_locked(&self, reader: &mut Reader) -> (bool, bool) {
+        let mut moved = false;
+        while let Some(event) = reader.kept.front() {
+            match self.put(event) {
+                Err(Errno::EAGAIN) => return (moved, true),
+                Err(e) => log::warn!("event lost: {e}"),
+                Ok(()) => moved = true,
+            }
+            reader.kept.pop_front();
+        }
+        self.keeps.store(false, Release);
+        (moved, false)
     }
 
     fn put(&self, event: &[u8]) -> Result<()> {
@@ -111,13 +168,13 @@ impl Channel {
 
     /// Takes out the unread events whose first word is `element`; returns how many there were.
     pub(crate) fn purge(&self, element: u64) -> u32 {
-        let read = self.lock();
+        let mut reader = self.lock();
         let mut kept = Vec::new();
         let mut dropped = 0;
         let mut event = [0u8; MAX_EVENT];
         let size = self.kind.event_size();
         for _ in 0..CAPACITY {
-            let Ok(n) = rustix::io::read(&*read, &mut event) else {
+            let Ok(n) = rustix::io::read(&reader.fd, &mut event) else {
                 break;
             };
             let Some(event) = event.get(..size).filter(|_| n == size) else {
@@ -135,6 +192,12 @@ impl Channel {
                 log::warn!("event lost: {e}");
             }
         }
+        let before = reader.kept.len();
+        reader
+            .kept
+            .retain(|event| !event.starts_with(&element.to_ne_bytes()));
+        dropped += (before - reader.kept.len()) as u32;
+        self.refill_locked(&mut reader);
         dropped
     }
 }
@@ -163,7 +226,6 @@ pub(crate) fn async_event(element: u64, event_type: u32) -> [u8; MAX_EVENT] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gaudi_softnic::Errno;
 
     #[test]
     fn one_read_one_event() {
@@ -190,6 +252,32 @@ mod tests {
             assert_eq!(rustix::io::read(&fd, &mut buffer).unwrap(), 16);
             assert_eq!(buffer[..16], async_event(n, 3));
         }
+    }
+
+    /// A peer's death is an event for each QP that was connected to it.
+    #[test]
+    fn async_events_are_never_dropped() {
+        let (channel, fd) = Channel::create(ChannelKind::Async, (0, 0)).unwrap();
+        for n in 0..5000 {
+            channel.push_or_keep(&async_event(n, 1)).unwrap();
+        }
+        assert_eq!(channel.refill(), (false, true));
+        // One that is in the pipe, one that is not.
+        assert_eq!((channel.purge(3), channel.purge(4000)), (1, 1));
+        let mut buffer = [0u8; 64];
+        let mut next = 0;
+        loop {
+            while rustix::io::ioctl_fionread(&fd).unwrap() > 0 {
+                assert_eq!(rustix::io::read(&fd, &mut buffer).unwrap(), 16);
+                next += u64::from(next == 3 || next == 4000);
+                assert_eq!(buffer[..16], async_event(next, 1));
+                next += 1;
+            }
+            if channel.refill() == (false, false) {
+                break;
+            }
+        }
+        assert_eq!(next, 5000);
     }
 
     #[test]

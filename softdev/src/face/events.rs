@@ -102,10 +102,24 @@ impl EventHub {
         let Some(file) = file.and_then(|file| file.upgrade()) else {
             return;
         };
-        match file.push(&async_event(target.user_handle, event_type)) {
+        match file.push_or_keep(&async_event(target.user_handle, event_type)) {
             Ok(()) => *inner.raised.entry(target.handle).or_default() += 1,
             Err(e) => log::warn!("async event {event_type} of {native:?} dropped: {e}"),
         }
+    }
+
+    /// Gives the files the events for which there was no room: whether some are left.
+    pub(crate) fn refill(&self) -> bool {
+        let (mut moved, mut left) = (false, false);
+        for file in self.lock().files.iter().filter_map(Weak::upgrade) {
+            let (m, l) = file.refill();
+            moved |= m;
+            left |= l;
+        }
+        if moved && let Some(nic) = self.nic.get().and_then(Weak::upgrade) {
+            nic.kick_event_word();
+        }
+        left
     }
 
     /// Something happened to a port as a whole.
@@ -119,7 +133,7 @@ impl EventHub {
     fn to_all(&self, element: u64, event_type: u32) {
         let inner = self.lock();
         for file in inner.files.iter().filter_map(Weak::upgrade) {
-            if let Err(e) = file.push(&async_event(element, event_type)) {
+            if let Err(e) = file.push_or_keep(&async_event(element, event_type)) {
                 log::warn!("async event {event_type} dropped: {e}");
             }
         }
@@ -127,6 +141,10 @@ impl EventHub {
 }
 
 impl EventSink for EventHub {
+    fn refill(&self) -> bool {
+        EventHub::refill(self)
+    }
+
     /// The posted driver's mapping of its events to those of the verbs.
     fn event(&self, ev: NicEvent) {
         let nic = self.nic.get().and_then(Weak::upgrade);

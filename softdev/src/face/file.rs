@@ -35,7 +35,10 @@ impl VerbsFile {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, FileState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever reads many events asks about each of them, which makes room for more.
+        state.hub.refill();
+        state
     }
 
     /// The last descriptor is gone.

@@ -184,7 +184,7 @@ impl<N: Nic> Engine<N> {
             return Err(Errno::EOPNOTSUPP);
         }
         // The error state may have come since the program looked.
-        self.progress();
+        self.look(handle);
         let qp = self
             .qps
             .get_mut(handle as usize)
@@ -318,7 +318,7 @@ impl<N: Nic> Engine<N> {
         };
         // Completions of an earlier connection of this number must not count for the new one.
         for _ in 0..64 {
-            if !self.progress() {
+            if !self.take_completions() {
                 break;
             }
         }
@@ -392,7 +392,7 @@ impl<N: Nic> Engine<N> {
     }
 
     pub fn query_qp(&mut self, qp: u32) -> Result<QpQuery> {
-        self.progress();
+        self.look(qp);
         let q = self.qp(qp)?;
         let mut attr = q.attr;
         attr.qp_state = q.state;

@@ -43,6 +43,46 @@ impl<N: Nic> Engine<N> {
     /// Looks at everything that can have changed. True when something had.
     #[inline]
     pub fn progress(&mut self) -> bool {
+        let mut news = self.take_completions();
+        let patience = if self.active.len() > CROWDED {
+            IDLE_LOOKS_CROWDED
+        } else {
+            IDLE_LOOKS
+        };
+        let mut k = 0;
+        while k < self.active.len() {
+            let h = self.active[k];
+            let keep = self.look_at(h, patience, &mut news);
+            if keep {
+                k += 1;
+            } else {
+                self.active.swap_remove(k);
+            }
+        }
+        if !self.env.raise.is_empty() || !self.env.revoke.is_empty() {
+            self.settle();
+        }
+        if self.env.timers {
+            self.run_timers();
+        }
+        news
+    }
+
+    /// Looks at one QP only, for what concerns that one: with thousands, a look at all of them for each would never end.
+    pub(super) fn look(&mut self, handle: u32) -> bool {
+        let mut news = self.take_completions();
+        if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
+            news |= rc::pump(qp, &mut self.env);
+        }
+        if !self.env.raise.is_empty() || !self.env.revoke.is_empty() {
+            self.settle();
+        }
+        news
+    }
+
+    /// Native completions.
+    #[inline]
+    pub(super) fn take_completions(&mut self) -> bool {
         let mut news = false;
         for _ in 0..256 {
             let Some(c) = self.env.nic.poll_responder() else {
@@ -70,27 +110,6 @@ impl<N: Nic> Engine<N> {
                     rc::pump(qp, &mut self.env);
                 }
             }
-        }
-        let patience = if self.active.len() > CROWDED {
-            IDLE_LOOKS_CROWDED
-        } else {
-            IDLE_LOOKS
-        };
-        let mut k = 0;
-        while k < self.active.len() {
-            let h = self.active[k];
-            let keep = self.look_at(h, patience, &mut news);
-            if keep {
-                k += 1;
-            } else {
-                self.active.swap_remove(k);
-            }
-        }
-        if !self.env.raise.is_empty() || !self.env.revoke.is_empty() {
-            self.settle();
-        }
-        if self.env.timers {
-            self.run_timers();
         }
         news
     }
@@ -237,11 +256,7 @@ impl<N: Nic> Engine<N> {
     fn native_error(&mut self, handle: u32, code: u8) {
         // Everything that arrived and all that was done before is told first (hazard 29); a peer that never stops sending does not hold us.
         for _ in 0..LAST_LOOKS {
-            let more = self.progress();
-            let Some(Some(qp)) = self.qps.get_mut(handle as usize) else {
-                return;
-            };
-            if !rc::pump(qp, &mut self.env) && !more {
+            if !self.look(handle) {
                 break;
             }
         }

@@ -66,7 +66,9 @@ impl Fabric {
     }
 
     fn has_work(&self) -> bool {
-        self.local_contexts().iter().any(|c| !c.is_idle())
+        self.local_contexts()
+            .iter()
+            .any(|c| !c.is_idle() || c.refill_events())
     }
 }
 
@@ -210,7 +212,7 @@ fn has_exited(pidfd: &crate::shm::Fd, pid: u32) -> bool {
         && crate::shm::exit::by_itself(pidfd, pid) == Some(true)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
     Idle,
     /// Something waits for others.
@@ -224,6 +226,9 @@ fn work(fabric: &Arc<Fabric>, seen: &mut HashMap<u64, u64>) -> Turn {
     let mut turn = Turn::Idle;
     let contexts = fabric.local_contexts();
     for context in &contexts {
+        if context.refill_events() {
+            turn = turn.max(Turn::Waiting);
+        }
         if context.is_idle() {
             seen.remove(&context.nonce());
             continue;

@@ -269,6 +269,11 @@ impl NicContext {
         }
     }
 
+    /// Events that the program had no room for: whether some are left.
+    pub(crate) fn refill_events(&self) -> bool {
+        self.sink.refill()
+    }
+
     /// Bumps and wakes the event word.
     pub fn kick_event_word(&self) {
         if self.fabric.is_ours() {

@@ -40,6 +40,9 @@ impl NicContext {
             qpn: qp.id,
             syndrome,
         });
+        if self.sink.refill() {
+            self.fabric.wake_thread();
+        }
     }
 
     /// Takes in what peers have found out about QPs of this context. On the device's thread.

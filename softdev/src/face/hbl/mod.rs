@@ -36,6 +36,8 @@ pub(super) struct Hbl {
     qps: BTreeMap<u32, qp::Qp>,
     /// Numbers of verbs QPs, which are not those of the hardware.
     qp_numbers: BTreeSet<u32>,
+    /// All numbers below it are taken.
+    qp_low: u32,
     /// Handle to port and hardware number.
     fifos: BTreeMap<u32, (u32, u32)>,
     /// Handle to port: there is one entry for users per port.
@@ -54,6 +56,7 @@ impl Hbl {
             cqs: BTreeMap::new(),
             qps: BTreeMap::new(),
             qp_numbers: BTreeSet::new(),
+            qp_low: 0,
             fifos: BTreeMap::new(),
             encaps: BTreeMap::new(),
         }

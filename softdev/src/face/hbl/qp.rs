@@ -42,11 +42,10 @@ impl Hbl {
         if init.srq.is_some() || init.create_flags != 0 {
             return Err(Errno::EOPNOTSUPP);
         }
-        let number = (0..)
-            .zip(&self.qp_numbers)
-            .find(|(n, taken)| n != *taken)
-            .map(|(n, _)| n);
-        let number = number.unwrap_or(self.qp_numbers.len() as u32);
+        let number = (self.qp_low..)
+            .find(|n| !self.qp_numbers.contains(n))
+            .ok_or(Errno::ENOMEM)?;
+        self.qp_low = number + 1;
         self.qp_numbers.insert(number);
         let qp = Qp {
             number,
@@ -351,6 +350,7 @@ impl Hbl {
         self.release(handle)?;
         if let Some(qp) = self.qps.remove(&handle) {
             self.qp_numbers.remove(&qp.number);
+            self.qp_low = self.qp_low.min(qp.number);
         }
         Ok(())
     }
