@@ -178,9 +178,7 @@ impl DirLocks {
             let pid = rustix::process::getpid().as_raw_nonzero().get();
             record.pid().store(pid as u32, Relaxed);
             record.wake_fd().store(pipe.read.raw() as u32, Relaxed);
-            record
-                .pipe_ino()
-                .store(rustix::fs::fstat(&pipe.read)?.st_ino, Relaxed);
+            record.pipe_ino().store(pipe.make_known()?, Relaxed);
             record
                 .start_time()
                 .store(super::process::start_time("self"), Relaxed);

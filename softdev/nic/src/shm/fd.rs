@@ -2,7 +2,8 @@
 
 use crate::Result;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
 
 /// A close-on-exec descriptor with a number that hosts rarely touch. Dropping it closes it by a raw system call, since
 /// `close` is a name that the soft device itself interposes.
@@ -51,6 +52,30 @@ impl Drop for Fd {
     }
 }
 
+/// The pipe by which other processes know whether this one is there, for a forked child: both ends, and the inode.
+static KNOWN: (AtomicI32, AtomicI32, AtomicU64) =
+    (AtomicI32::new(-1), AtomicI32::new(-1), AtomicU64::new(0));
+
+/// In the child of a fork: the parent's pipe has no reader here, or the others would not hear when the parent becomes another program. The
+/// number goes on being one of a descriptor, which somebody may yet close. Takes no lock.
+pub(crate) fn stop_reading_in_child() {
+    let (read, write) = (KNOWN.0.swap(-1, Relaxed), KNOWN.1.swap(-1, Relaxed));
+    if read < 0 || write < 0 {
+        return;
+    }
+    // SAFETY: only asked about, and not used when it is not the pipe (any more).
+    let ends = [read, write].map(|n| unsafe { BorrowedFd::borrow_raw(n) });
+    let inode = KNOWN.2.load(Relaxed);
+    if ends
+        .iter()
+        .all(|end| rustix::fs::fstat(end).is_ok_and(|st| st.st_ino == inode))
+    {
+        // SAFETY: checked above: the read end's number, which nothing in this process reads from.
+        let mut number = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(read) });
+        let _ = rustix::io::dup3(ends[1], &mut number, rustix::io::DupFlags::CLOEXEC);
+    }
+}
+
 /// A pipe whose ends are non-blocking; the write end wakes a thread that polls the read end.
 pub(crate) struct WakePipe {
     pub(crate) read: Fd,
@@ -65,6 +90,15 @@ impl WakePipe {
             read: Fd::high(read),
             write: Fd::high(write),
         })
+    }
+
+    /// Other processes are going to be told of it.
+    pub(crate) fn make_known(&self) -> Result<u64> {
+        let inode = rustix::fs::fstat(&self.read)?.st_ino;
+        KNOWN.2.store(inode, Relaxed);
+        KNOWN.1.store(self.write.raw(), Relaxed);
+        KNOWN.0.store(self.read.raw(), Relaxed);
+        Ok(inode)
     }
 
     pub(crate) fn wake(&self) {
