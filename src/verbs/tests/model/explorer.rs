@@ -99,25 +99,33 @@ impl<'a> Explorer<'a> {
         w
     }
 
-    /// All that can follow the state of `world`, whose digest is `here`: how many schedules there are.
-    fn visit(&mut self, world: World<'a>, here: u128) -> f64 {
-        self.marks.insert(here, Mark::Open);
-        assert!(
-            self.marks.len() <= self.limit,
-            "more than {} states",
-            self.limit
-        );
-        self.report.longest = self.report.longest.max(self.way.len());
-        // Probes of a peer that answers and never does anything look new each time.
-        assert!(self.way.len() < TOO_LONG, "a schedule that never ends");
-        let mut schedules = 0.0;
-        let mut choices = world.choices();
+    /// All that can follow the state of `world`, whose digest is `first`: how many schedules there are. The way back is kept here and
+    /// not on the thread's stack, which is small for a test.
+    fn visit(&mut self, world: World<'a>, first: u128) -> f64 {
+        let mut frames = vec![self.enter(&world, first)];
+        // There is one world, and it is where the last frame is, or has to be brought there again.
         let mut there = Some(world);
-        let mut moved = false;
-        let mut i = 0;
-        while i < choices.len() {
-            let c = choices[i];
-            i += 1;
+        while let Some(frame) = frames.last_mut() {
+            let Some(c) = frame.next() else {
+                if let Some(mut w) = there.take() {
+                    if !frame.moved {
+                        w.finish();
+                        self.report.ends += 1;
+                        frame.schedules = 1.0;
+                    }
+                    self.memory = Some(w.memory());
+                }
+                let (here, schedules) = (frame.here, frame.schedules);
+                self.marks.insert(here, Mark::Closed(schedules));
+                frames.pop();
+                let Some(before) = frames.last_mut() else {
+                    return schedules;
+                };
+                before.schedules += schedules;
+                self.way.pop();
+                continue;
+            };
+            let here = frame.here;
             let mut w = match there.take() {
                 Some(w) => w,
                 None => {
@@ -132,32 +140,65 @@ impl<'a> Explorer<'a> {
             if next == here {
                 self.way.pop();
                 there = Some(w);
-            } else {
-                moved = true;
-                self.report.steps += 1;
-                schedules += match self.marks.get(&next) {
-                    Some(Mark::Closed(n)) => {
-                        self.memory = Some(w.memory());
-                        *n
-                    }
-                    Some(Mark::Open) => panic!("a schedule that never ends"),
-                    None => self.visit(w, next),
-                };
-                self.way.pop();
+                continue;
             }
-            if i == choices.len() && !moved && c != Choice::Wait {
-                choices.push(Choice::Wait);
+            frame.moved = true;
+            self.report.steps += 1;
+            match self.marks.get(&next) {
+                Some(Mark::Closed(n)) => {
+                    frame.schedules += *n;
+                    self.memory = Some(w.memory());
+                    self.way.pop();
+                }
+                Some(Mark::Open) => panic!("a schedule that never ends"),
+                None => {
+                    frames.push(self.enter(&w, next));
+                    there = Some(w);
+                }
             }
         }
-        if let Some(mut w) = there {
-            if !moved {
-                w.finish();
-                self.report.ends += 1;
-                schedules = 1.0;
-            }
-            self.memory = Some(w.memory());
+        unreachable!("the first frame returns")
+    }
+
+    /// Begins with a new state.
+    fn enter(&mut self, world: &World<'a>, here: u128) -> Frame {
+        self.marks.insert(here, Mark::Open);
+        assert!(
+            self.marks.len() <= self.limit,
+            "more than {} states",
+            self.limit
+        );
+        self.report.longest = self.report.longest.max(self.way.len());
+        // Probes of a peer that answers and never does anything look new each time.
+        assert!(self.way.len() < TOO_LONG, "a schedule that never ends");
+        Frame {
+            here,
+            choices: world.choices(),
+            tried: 0,
+            moved: false,
+            schedules: 0.0,
         }
-        self.marks.insert(here, Mark::Closed(schedules));
-        schedules
+    }
+}
+
+/// A state on the way to where we are, and what of it is left to try.
+struct Frame {
+    here: u128,
+    choices: Vec<Choice>,
+    tried: usize,
+    moved: bool,
+    schedules: f64,
+}
+
+impl Frame {
+    /// Time passes where nothing else changes anything.
+    fn next(&mut self) -> Option<Choice> {
+        let waited = self.tried != 0 && self.choices[self.tried - 1] == Choice::Wait;
+        if self.tried == self.choices.len() && self.tried != 0 && !self.moved && !waited {
+            self.choices.push(Choice::Wait);
+        }
+        let c = *self.choices.get(self.tried)?;
+        self.tried += 1;
+        Some(c)
     }
 }
