@@ -8,7 +8,9 @@ pub(crate) mod process;
 mod snapshot;
 mod thread;
 mod view;
+pub(crate) mod way;
 
 pub use attach::Fabric;
-pub(crate) use peer::{Link, Remote, Way};
+pub(crate) use peer::{Link, Remote};
 pub use view::FabricView;
+pub(crate) use way::Way;

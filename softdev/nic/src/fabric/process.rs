@@ -46,7 +46,7 @@ impl Fabric {
 }
 
 /// Undoes what the dead owner of a slot did. The caller holds the slot's lock byte. Every step may be repeated.
-pub(super) fn reap_slot(file: &FabricFile, slot: u32) {
+pub(crate) fn reap_slot(file: &FabricFile, slot: u32) {
     let record = file.proc(slot);
     let word = record.state().load(Acquire);
     if state::kind(word) == state::FREE {

@@ -11,7 +11,7 @@ use super::rdma_layout::{self as rdma, Layout, head};
 use super::schedule::Schedule;
 use crate::fabric::Fabric;
 use crate::fabric::attach::lock;
-use crate::fabric::peer::wait_in_flight;
+use crate::fabric::way::wait_in_flight;
 use crate::shm::Mapping;
 use crate::shm::fabric_file::{CtxCopy, MAX_ASIDS, MAX_PORTS, MAX_QPS, nonce, state};
 use crate::{Errno, EventSink, Result};
@@ -121,8 +121,7 @@ impl NicContext {
         context.write_header();
         accel.bind(&context)?;
         fabric.register(&context);
-        let record = fabric.file.ctx(rdma.device, asid);
-        record.fill(&CtxCopy {
+        fabric.file.ctx(rdma.device, asid).publish(&CtxCopy {
             owner: fabric.me,
             nonce: context.nonce,
             rdma_fd: rdma.file.fd.raw() as u32,
@@ -132,9 +131,6 @@ impl NicContext {
             ports_mask,
             dev: rdma.file.dev,
         });
-        record
-            .state()
-            .store(state::pack(state::LIVE, fabric.me), SeqCst);
         crate::trap::watch(&context);
         Ok(context)
     }
@@ -299,18 +295,8 @@ impl NicContext {
         for qp in self.all_qps() {
             *lock(&qp.watch) = Default::default();
         }
-        let _ = self
-            .fabric
-            .file
-            .ctx(self.device, self.asid)
-            .state()
-            .cas(state::pack(state::LIVE, self.fabric.me), state::FREE);
-        let _ = self
-            .fabric
-            .file
-            .ctx(self.device, self.asid)
-            .state()
-            .cas(state::pack(state::CLAIMED, self.fabric.me), state::FREE);
+        let record = self.fabric.file.ctx(self.device, self.asid);
+        record.release(self.fabric.me);
         self.fabric.unregister(self.asid, self.device);
         self.fabric.drop_remote(self.device, self.nonce);
     }
@@ -325,7 +311,6 @@ impl Drop for NicContext {
 /// The lowest free ASID. Strict: there is one, and another context on the device is EBUSY.
 fn claim_asid(fabric: &Fabric, device: u32) -> Result<u32> {
     let end = if fabric.opts.strict { 2 } else { MAX_ASIDS };
-    let mine = state::pack(state::CLAIMED, fabric.me);
     for attempt in 0..2 {
         if attempt == 1 {
             fabric.reap();
@@ -336,13 +321,7 @@ fn claim_asid(fabric: &Fabric, device: u32) -> Result<u32> {
             }
             // First the bound of those who reap, then the claim.
             fabric.file.asid_high(device).max(asid + 1);
-            if fabric
-                .file
-                .ctx(device, asid)
-                .state()
-                .cas(state::FREE, mine)
-                .is_ok()
-            {
+            if fabric.file.ctx(device, asid).claim(fabric.me) {
                 return Ok(asid);
             }
         }

@@ -72,16 +72,13 @@ impl NicContext {
     fn claim_qp(&self, port: u32, qpn: u32) -> Result<bool> {
         let file = &self.fabric.file;
         file.reserve_qp(self.device, port, qpn)?;
-        let word = file.qp(self.device, port, qpn).state();
-        let free = word.load(Acquire);
-        if qp_state::asid(free) != 0 {
+        let record = file.qp(self.device, port, qpn);
+        if qp_state::asid(record.state().load(Acquire)) != 0 {
             return Ok(false);
         }
         // First the bound of those who reap, then the claim.
         file.port(self.device, port).qp_high().max(qpn + 1);
-        Ok(word
-            .cas(free, qp_state::next(free, u64::from(self.asid)))
-            .is_ok())
+        Ok(record.claim(self.asid))
     }
 
     /// Changes the low half of a QP's state word if this context has the QP.

@@ -6,9 +6,10 @@
 //! lap even when the consumer has cleared the valid bit already.
 
 use super::rdma_layout::{Layout, cq_word};
+use crate::shm::sync::fence;
 use crate::shm::{Mapping, futex};
 use kernel_abi::gaudi2::Cqe;
-use std::sync::atomic::{Ordering::*, fence};
+use std::sync::atomic::Ordering::*;
 
 /// Where a CQ is in a context's RDMA file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +209,9 @@ pub(crate) fn bump(map: &Mapping, event: u64) {
     word.add(1);
     futex::wake_all(word);
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {

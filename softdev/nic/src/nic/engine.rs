@@ -5,13 +5,13 @@
 
 use super::context::NicContext;
 use super::cq::{CqAt, Push};
+use super::handover::hand_over;
 use super::mmu;
 use super::qp::{Qp, Run, Stage, Target, Watch, mode};
 use super::wqe;
 use crate::fabric::attach::lock;
 use crate::fabric::copy::{Failure, deliver, local_address};
 use crate::fabric::process::mac_bytes;
-use crate::shm::barrier;
 use crate::shm::clock::now_us;
 use crate::shm::fabric_file::{MAX_QPS, qp_state};
 use crate::{Errno, NicEvent, addr};
@@ -28,8 +28,6 @@ const WQE_COST: i64 = 64;
 /// Emulator only, outside the hardware's table: the local address is not mapped. Silicon raises an MMU fault of the whole
 /// device.
 pub(crate) const LOCAL_UNMAPPED: u8 = 0xf0;
-
-const BELL: u64 = 1 << 32;
 
 /// How a step ended.
 enum Step {
@@ -97,35 +95,8 @@ impl NicContext {
     /// Works on a QP, or leaves the bell with the thread that does. False when another thread is at it.
     #[inline]
     pub(super) fn drive(&self, qp: &Qp, bell: Option<u32>, budget: &mut Budget) -> bool {
-        let mut bell = bell;
-        loop {
-            let Some(mut run) = qp.run.try_lock() else {
-                match bell.take() {
-                    // Whoever holds the lock looks at this after letting go; if that is past, the next attempt succeeds.
-                    Some(pi) => qp.again.swap(u64::from(pi) | BELL, SeqCst),
-                    None => return false,
-                };
-                // Letting go is a plain store there: now it is seen, or the holder's look comes after ours.
-                barrier::on_ours();
-                continue;
-            };
-            let handed = if qp.again.load(Relaxed) == 0 {
-                0
-            } else {
-                qp.again.swap(0, SeqCst)
-            };
-            let bell = match (bell.take(), handed) {
-                (own, 0) => own,
-                (None, pi) => Some(pi as u32),
-                // Two threads rang at once: the one further round the ring saw more.
-                (Some(own), pi) => Some(run.further(own, pi as u32)),
-            };
-            self.advance(qp, &mut run, bell, budget);
-            drop(run);
-            if qp.again.load(SeqCst) == 0 {
-                return true;
-            }
-        }
+        let work = |run: &mut Run, bell: Option<u32>| self.advance(qp, run, bell, budget);
+        hand_over(&qp.run, &qp.again, bell, Run::further, work)
     }
 
     fn advance(&self, qp: &Qp, run: &mut Run, bell: Option<u32>, budget: &mut Budget) {
@@ -392,7 +363,7 @@ impl NicContext {
             words: record.res(),
         };
         let generation = record.generation().load(Acquire);
-        std::sync::atomic::fence(Acquire);
+        crate::shm::sync::fence(Acquire);
         if record.state().load(SeqCst) != state {
             return Err(Step::Silent);
         }

@@ -7,6 +7,7 @@ pub(crate) mod cq;
 mod engine;
 mod events;
 mod fifo;
+mod handover;
 pub(crate) mod mmu;
 mod port;
 pub(crate) mod qp;

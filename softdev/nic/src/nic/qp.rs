@@ -4,8 +4,8 @@ use super::cq::CqAt;
 use super::wqe::Work;
 use crate::Requester;
 use crate::fabric::{Remote, Way};
+use crate::shm::sync::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use crate::shm::trylock::TryLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 /// Where the two rings of a requester are.

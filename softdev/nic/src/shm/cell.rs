@@ -1,8 +1,9 @@
 //! Atomic words in shared memory, as values that borrow the mapping.
 
+use super::sync::{AtomicU32, AtomicU64};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 macro_rules! cell {
     ($(#[$meta:meta])* $name:ident, $int:ty, $atomic:ty) => {
@@ -28,30 +29,37 @@ macro_rules! cell {
             }
 
             #[inline(always)]
+            #[cfg_attr(test, track_caller)]
             pub(crate) fn load(self, order: Ordering) -> $int {
                 self.atomic().load(order)
             }
 
             #[inline(always)]
+            #[cfg_attr(test, track_caller)]
             pub(crate) fn store(self, value: $int, order: Ordering) {
                 self.atomic().store(value, order);
             }
 
             #[inline(always)]
+            #[cfg_attr(test, track_caller)]
             pub(crate) fn swap(self, value: $int) -> $int {
                 self.atomic().swap(value, Ordering::SeqCst)
             }
 
             #[inline(always)]
+            #[cfg_attr(test, track_caller)]
             pub(crate) fn cas(self, expect: $int, new: $int) -> Result<$int, $int> {
                 self.atomic().compare_exchange(expect, new, Ordering::SeqCst, Ordering::SeqCst)
             }
 
             #[inline(always)]
+            #[cfg_attr(test, track_caller)]
             pub(crate) fn add(self, value: $int) -> $int {
                 self.atomic().fetch_add(value, Ordering::SeqCst)
             }
 
+
+    #[cfg_attr(test, track_caller)]
             pub(crate) fn or(self, value: $int) -> $int {
                 self.atomic().fetch_or(value, Ordering::SeqCst)
             }
@@ -74,10 +82,12 @@ cell!(
 );
 
 impl W32<'_> {
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn max(self, value: u32) -> u32 {
         self.atomic().fetch_max(value, Ordering::SeqCst)
     }
 
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn min(self, value: u32) -> u32 {
         self.atomic().fetch_min(value, Ordering::SeqCst)
     }
@@ -89,7 +99,14 @@ impl W32<'_> {
 }
 
 impl W64<'_> {
+    /// What is there, also for a thread of an exploration.
+    #[cfg(test)]
+    pub(crate) fn real(self) -> u64 {
+        self.atomic().real()
+    }
+
     #[inline(always)]
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn sub(self, value: u64) -> u64 {
         self.atomic().fetch_sub(value, Ordering::Release)
     }

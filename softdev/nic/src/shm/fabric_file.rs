@@ -192,13 +192,29 @@ impl<'a> CtxRec<'a> {
     pub(crate) fn state(self) -> W64<'a> {
         self.map.w64(self.at)
     }
-    /// Fields must be complete before the state word says LIVE.
-    pub(crate) fn fill(self, c: &CtxCopy) {
+    /// Takes a free record.
+    pub(crate) fn claim(self, owner: Owner) -> bool {
+        let claimed = state::pack(state::CLAIMED, owner);
+        self.state().cas(state::FREE, claimed).is_ok()
+    }
+    /// Shows a claimed record to everybody. Fields must be complete before the state word says LIVE.
+    pub(crate) fn publish(self, c: &CtxCopy) {
         let fds = u64::from(c.rdma_fd) | u64::from(c.accel_fd) << 32;
         self.map.store_words(
             self.at + 8,
             &[c.nonce, fds, c.rdma_ino, c.accel_ino, c.ports_mask, c.dev],
         );
+        let live = state::pack(state::LIVE, c.owner);
+        self.state().store(live, SeqCst);
+    }
+    /// Gives back what is live, or was claimed and never shown. Only one of the two: another thread of this process may have claimed the
+    /// record when it has just become free.
+    pub(crate) fn release(self, owner: Owner) {
+        let free = |kind| {
+            let word = state::pack(kind, owner);
+            self.state().cas(word, state::FREE).is_ok()
+        };
+        let _ = free(state::LIVE) || free(state::CLAIMED);
     }
     pub(crate) fn copy(self) -> Option<CtxCopy> {
         let before = self.state().load(Acquire);
@@ -206,7 +222,7 @@ impl<'a> CtxRec<'a> {
             return None;
         }
         let [nonce, fds, rdma_ino, accel_ino, ports_mask, dev] = self.map.load_words(self.at + 8);
-        std::sync::atomic::fence(Acquire);
+        super::sync::fence(Acquire);
         if self.state().load(Relaxed) != before {
             return None;
         }
@@ -257,6 +273,15 @@ impl<'a> QpRec<'a> {
     #[inline(always)]
     pub(crate) fn state(self) -> W64<'a> {
         self.map.w64(self.at)
+    }
+    /// Takes a free number for a context.
+    pub(crate) fn claim(self, asid: u32) -> bool {
+        let free = self.state().load(Acquire);
+        qp_state::asid(free) == 0
+            && self
+                .state()
+                .cas(free, qp_state::next(free, u64::from(asid)))
+                .is_ok()
     }
     pub(crate) fn generation(self) -> W32<'a> {
         self.map.w32(self.at + 8)
@@ -537,3 +562,6 @@ pub(crate) fn nonce() -> u64 {
         }
     }
 }
+
+#[cfg(test)]
+mod model;

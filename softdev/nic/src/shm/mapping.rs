@@ -79,6 +79,7 @@ impl Mapping {
 
     /// `N` consecutive words, each loaded once.
     #[inline(always)]
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn load_words<const N: usize>(&self, off: u64) -> [u64; N] {
         let mut words = [0; N];
         if self.ptr(off, 8 * N as u64).is_none() {
@@ -90,6 +91,7 @@ impl Mapping {
         words
     }
 
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn store_words(&self, off: u64, words: &[u64]) {
         for (word, at) in words.iter().zip((off..).step_by(8)) {
             self.w64(at).store(*word, Relaxed);
@@ -98,12 +100,20 @@ impl Mapping {
 
     /// Sixteen-byte compare-and-swap at an offset that is a multiple of 16; what is there if it differs.
     #[inline(always)]
+    #[cfg_attr(test, track_caller)]
     pub(crate) fn cas16(
         &self,
         off: u64,
         expect: [u64; 2],
         new: [u64; 2],
     ) -> std::result::Result<(), [u64; 2]> {
+        #[cfg(test)]
+        if let Some(p) = self.ptr(off, 16) {
+            let words = || [0, 8].map(|more| self.w64(off + more).real());
+            if let Some(done) = super::model::cas16(p as usize, expect, new, words) {
+                return done;
+            }
+        }
         match self.ptr(off, 16).map(|p| p.cast::<[u64; 2]>()) {
             // SAFETY: mapped, aligned to 16 (checked here), and contexts open only on processors that have it.
             Some(at) if off.is_multiple_of(16) => unsafe { usercopy::cas16(at, expect, new) },

@@ -15,7 +15,10 @@ pub(crate) mod futex;
 pub(crate) mod locks;
 pub(crate) mod mapping;
 pub(crate) mod memfd;
+#[cfg(test)]
+pub(crate) mod model;
 pub(crate) mod remote_mem;
+pub(crate) mod sync;
 pub(crate) mod trylock;
 pub(crate) mod user;
 

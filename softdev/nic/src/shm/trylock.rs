@@ -1,9 +1,10 @@
 //! A process-private lock that is only ever tried, with a session number that lets others wait for the holder to pass.
 
 use super::barrier;
+use super::sync::AtomicU64;
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 
 /// Taking it is a full fence: whoever sees it free after an invalidation and a fence knows that the next holder sees the invalidation.
 /// Letting go is one only where there is no [`barrier`]: who leaves word for the holder because the lock is taken, and relies on the
@@ -70,7 +71,12 @@ impl<T> TryLock<T> {
 }
 
 /// Spins a little, then gives the processor away.
+#[cfg_attr(test, track_caller)]
 pub(crate) fn pause(turns: &mut u32) {
+    #[cfg(test)]
+    if super::model::pause() {
+        return;
+    }
     *turns = turns.saturating_add(1);
     if *turns < 64 {
         std::hint::spin_loop();
