@@ -15,7 +15,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 RUN_PACKAGES   := libibverbs1 ibverbs-utils ibverbs-providers perftest
 BUILD_PACKAGES := gcc libc6-dev
 TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils libibverbs-dev python3-pyverbs rdma-core iproute2 ucx-utils openmpi-bin libopenmpi-dev \
-    mpich libmpich-dev
+    mpich libmpich-dev qperf libfabric-bin
 BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) libibverbs-dev ucx-utils openmpi-bin libopenmpi-dev
 
 .PHONY: all build demo test test-releases bench lint install clean
