@@ -436,7 +436,7 @@ impl Context {
             atomic_cap: atomic_cap::GLOB,
             max_ee: 0,
             max_rdd: 0,
-            max_mw: limits::MAX_MR as i32,
+            max_mw: limits::MAX_MW as i32,
             max_raw_ipv6_qp: 0,
             max_raw_ethy_qp: 0,
             max_mcast_grp: limits::MAX_MCAST_GRP as i32,
