@@ -1,4 +1,9 @@
-//! perftest's tables.
+//! perftest: its matrix, how a row of it is run, and its tables.
+
+pub mod matrix;
+mod run;
+
+pub use run::run;
 
 /// The rows under the line that begins with `#bytes`, all numbers.
 pub fn rows(text: &str) -> Vec<Vec<f64>> {
