@@ -40,3 +40,22 @@ fn a_sender_that_left_in_peace_is_no_error_of_the_receiver() {
         assert!(done.success(), "{done}");
     }
 }
+
+/// By tests/c/renewal.c.
+#[test]
+fn ends_that_are_reset_and_connected_again() {
+    let program = compile("renewal");
+    let fabric = Fabric::with(&["--devices", "2", "--retry-ms", "500"]);
+    let mut failures = Failures::default();
+    for case in ["both", "alone", "uc"] {
+        for second in ["0", "1"] {
+            let done = spawn(fabric.run(program.as_os_str(), [case, second]))
+                .finish(Duration::from_secs(40));
+            failures.note(
+                &format!("{case}, second device {second}"),
+                done.expect_success(),
+            );
+        }
+    }
+    failures.check();
+}

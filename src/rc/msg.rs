@@ -282,6 +282,13 @@ pub struct Hello {
     /// READs and atomics that it will execute at a time.
     pub max_dest_rd_atomic: u32,
     pub features: u32,
+    /// The connection of the receiver's that the sender has heard of (`mark` of its nonce), or 0.
+    pub echo: u32,
+}
+
+/// What a HELLO names its receiver's connection by. Never 0: bit 40 of every nonce is set.
+pub fn mark(nonce: u64) -> u32 {
+    (nonce >> 32) as u32
 }
 
 const MAGIC: u64 = 0x3173_6272_6576_6167; // "gaverbs1"
@@ -299,6 +306,7 @@ impl Hello {
             self.max_recv_sge,
             self.max_dest_rd_atomic,
             self.features,
+            self.echo,
         ] {
             x = (x ^ u64::from(v))
                 .wrapping_mul(0x9E37_79B9_7F4A_7C15)
@@ -324,7 +332,10 @@ impl Hello {
             o + 40,
             u64::from(self.max_recv_sge) | u64::from(self.max_dest_rd_atomic) << 32,
         );
-        win.store64(o + 48, u64::from(self.features));
+        win.store64(
+            o + 48,
+            u64::from(self.features) | u64::from(self.echo) << 32,
+        );
         win.store64(o + 56, self.check());
     }
 
@@ -348,6 +359,7 @@ impl Hello {
             max_recv_sge: s as u32,
             max_dest_rd_atomic: (s >> 32) as u32,
             features: w(6) as u32,
+            echo: (w(6) >> 32) as u32,
         };
         (h.check() == check).then_some(h)
     }

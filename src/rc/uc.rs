@@ -8,12 +8,21 @@ use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
 use kernel_abi::verbs::{qps, qpt, wc_status};
 
-/// How long a message waits for a receive before it is dropped: as if it had been that long on its way. Programs that repost while
-/// messages arrive would otherwise lose many that a NIC, whose receiver sleeps no shorter, has in its buffers.
-pub const GRACE_NS: u64 = 10_000_000;
+/// How long a message waits for a receive before it is dropped: as if it had been that long on its way. A sender that shares
+/// processors with the receiver comes to its messages by the receiver's time slice, which a wire does not: a shorter wait would drop what a busy
+/// machine has only delayed (`ib_send_bw -c UC -r 1`).
+pub const GRACE_NS: u64 = 500_000_000;
 
 /// A peer that has not answered the native connection for so long is gone for a UC sender: it must not hold up what waits.
 const SILENCE_US: u64 = 500_000;
+
+/// How often a connection may make way for a peer that began anew.
+const RETURN_NS: u64 = 10_000_000;
+
+/// Is it long enough ago that this QP was connected anew by itself?
+pub fn may_return(qp: &Qp, now: u64) -> bool {
+    qp.revived == 0 || now.saturating_sub(qp.revived) >= RETURN_NS
+}
 
 /// Is it time to stop waiting for the peer?
 pub fn gave_up<N: Nic>(qp: &Qp, c: &Conn, env: &Env<N>) -> bool {
@@ -102,6 +111,7 @@ impl Qp {
 
     /// The peer is gone and a UC QP does not notice: what it has sent counts as sent, receives that were under way are free again.
     pub fn fall_silent<N: Nic>(&mut self, env: &mut Env<N>) {
+        let another = self.conn.as_ref().is_some_and(|c| c.successor.is_some());
         self.stop(env);
         while self.sq.head != self.sq.issued {
             let e = self.sq.at(self.sq.head);
@@ -111,7 +121,10 @@ impl Qp {
             }
             self.complete_send(env, wc_status::SUCCESS);
         }
-        self.send_into_the_void(env);
+        // What was not issued yet is for the next peer, if there is one.
+        if !another {
+            self.send_into_the_void(env);
+        }
         if self.source.is_none() {
             self.rq.give_back();
         }

@@ -268,7 +268,7 @@ static void uc_peer(int fd)
             CHECK(wc.qp_num == qp->qp_num);
             break;
         case 'n': /* it must not be taken */
-            CHECK(!poll_for(n.cq, &wc, 0.2));
+            CHECK(!poll_for(n.cq, &wc, 0.8));
             break;
         case 'x':
             CHECK(state_of(qp) == IBV_QPS_RTS);

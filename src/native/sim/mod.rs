@@ -223,7 +223,6 @@ impl Nic for SimNic {
             device_memory: true,
             lid_path: false,
             port_ipv4: true,
-            frames: false,
         }
     }
 

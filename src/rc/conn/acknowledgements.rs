@@ -48,9 +48,15 @@ impl Conn {
         self.unrung = false;
     }
 
-    /// Does the peer still answer? All that we sent has been written, and yet it may have gone before it looked. The device knows, once it
-    /// has something to write again.
+    /// Does the peer still answer, and is it still the same? All that we sent has been written, and yet it may have gone before it looked, or
+    /// have been reset after we wrote. The device knows the one, once it has something to write again; of the other the peer's HELLO will
+    /// tell, when ours comes again. Needs three native slots.
     pub fn probe<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        if self.is_unheeded() {
+            self.repeat_requests(nic, qp);
+        }
+        self.hello_sent = false;
+        self.say_hello(nic, qp);
         self.stage_ack();
         self.ask_for_completion(nic, qp);
         nic.ring(qp);

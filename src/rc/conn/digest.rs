@@ -21,6 +21,7 @@ impl Conn {
             tx_seq,
             tx_line,
             tx_lines,
+            repeated,
             ack,
             heard: _,
             notified,
@@ -66,13 +67,14 @@ impl Conn {
             srqn,
             failed_here,
             peer_left,
+            outlived,
+            successor,
             closing,
             dead,
             unrung,
         } = self;
         let flags = [
             hello_sent,
-            &hello.is_some(),
             cold,
             ack_dirty,
             ack_wake,
@@ -85,10 +87,13 @@ impl Conn {
             dead,
             unrung,
             &(*waiting_since != 0),
+            &(*outlived != 0),
+            &successor.is_some(),
         ];
         for f in flags {
             d.word(u64::from(*f));
         }
+        d.word(hello.map_or(0, |h| h.nonce));
         let words = [
             tx_seq,
             tx_line,
@@ -118,7 +123,7 @@ impl Conn {
         }
         d.word(*inline_next as u64);
         d.value(&(
-            last_send, last_imm, query, denied, nak, inline_end, read_end,
+            last_send, last_imm, query, denied, nak, inline_end, read_end, repeated,
         ));
         let mut known: Vec<_> = keys.iter().collect();
         known.sort_unstable_by_key(|k| k.0);

@@ -100,6 +100,9 @@ pub struct Conn {
     pub tx_seq: u32,
     tx_line: u32,
     tx_lines: u32,
+    /// Native index behind requests that were written a second time: until then their places in staging keep what they hold, whatever
+    /// has been acknowledged.
+    repeated: Option<u32>,
     /// The ack line as last looked at.
     pub ack: AckLine,
     /// Its words, for a cheap comparison.
@@ -173,6 +176,11 @@ pub struct Conn {
     /// It ended because the peer no longer answers, and no request of the program's was hurt.
     pub peer_left: bool,
 
+    /// Since when we know that the peer has begun anew and what we wait for will not come (ns); 0: it has not.
+    pub outlived: u64,
+    /// UC: the peer that this connection makes way for.
+    pub successor: Option<Hello>,
+
     /// A NAK is on its way that ends the connection: when it has been written, it is dead.
     pub closing: bool,
     /// The connection has failed: tear it down after this pump.
@@ -219,6 +227,7 @@ impl Conn {
             tx_seq: 0,
             tx_line: 0,
             tx_lines: 0,
+            repeated: None,
             ack: AckLine::default(),
             heard: [0; 3],
             notified: 0,
@@ -264,6 +273,8 @@ impl Conn {
             srqn: 0,
             failed_here: false,
             peer_left: false,
+            outlived: 0,
+            successor: None,
             closing: false,
             dead: false,
             unrung: false,

@@ -16,7 +16,7 @@ impl Conn {
         let lines = msg::lines_for(len);
         let rest = self.lines - self.tx_line;
         let need = if lines > rest { rest + lines } else { lines };
-        if self.credit() < need || qp.free_for_requests() < 3 {
+        if self.credit() < need || qp.free_for_requests() < 3 || self.repeats(qp) {
             return None;
         }
         self.say_hello(nic, qp);
@@ -95,6 +95,43 @@ impl Conn {
         if self.tx_line >= self.lines {
             self.tx_line = 0;
         }
+    }
+
+    /// Not one request has been consumed.
+    pub(super) fn is_unheeded(&self) -> bool {
+        self.ack.acked == 0 && self.ack.freed == 0
+    }
+
+    /// Writes all requests again where they were written before, when none has been heeded: perhaps they came to an earlier connection of
+    /// the peer's number and went with it. A peer that has them finds the same bytes.
+    pub(super) fn repeat_requests<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp) {
+        let mut line = 0;
+        while line < self.tx_lines.min(self.lines) && qp.free_for_requests() > 3 {
+            let at = line as usize * LINE;
+            let h = Header::from_words(self.win.load64(msg::STAGE_REQUEST + at), 0);
+            let lines = u32::from(h.lines).clamp(1, self.lines - line);
+            let bytes = if h.kind == kind::PAD { 1 } else { lines } * LINE as u32;
+            let (from, to) = (
+                self.base + (msg::STAGE_REQUEST + at) as u64,
+                self.peer + (msg::REQUEST + at) as u64,
+            );
+            self.write(nic, qp, from, to, bytes, self.peer_number, false);
+            line += lines;
+            self.repeated = Some(qp.pi);
+        }
+    }
+
+    /// What was written a second time is still on its way.
+    #[inline]
+    fn repeats(&mut self, qp: &NativeQp) -> bool {
+        let Some(end) = self.repeated else {
+            return false;
+        };
+        if qp.is_under_way(end) {
+            return true;
+        }
+        self.repeated = None;
+        false
     }
 
     /// The next request, if it has wholly arrived, and where its payload begins in the mailbox.

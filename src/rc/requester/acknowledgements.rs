@@ -169,25 +169,81 @@ pub fn timers<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, now: u64) {
     if uc::gave_up(qp, c, env) {
         c.dead = true;
     }
-    if !c.dead && c.waiting() {
+    if !c.dead
+        && let Some(h) = c.newcomer()
+    {
+        outlived(qp, c, env, h, now);
+    }
+    // What needs the peer's HELLO first waits for it.
+    let waits = c.waiting() || (c.hello.is_none() && c.hello_sent && qp.sq.issued != qp.sq.tail);
+    if !c.dead && waits {
         if c.waiting_since == 0 {
             c.waiting_since = now;
         } else if now.saturating_sub(c.waiting_since) >= PROBE_NS
             && msg::reached(qp.native.ci, qp.native.notified)
-            && qp.native.free_slots() > 1
+            && qp.native.free_slots() > 2
         {
             c.waiting_since = now;
             c.probe(&mut env.nic, &mut qp.native);
         }
     }
-    if !c.dead && c.waiting() && qp.attr.timeout != 0 {
-        // IBTA 9.7.6.1.3: 4.096 us * 2^timeout, retried; never less than a busy machine needs to run the peer's modify_qp.
-        let period = 4096u64 << qp.attr.timeout.min(31);
-        let limit_us =
-            (period.saturating_mul(u64::from(qp.attr.retry_cnt) + 1) / 1000).max(200_000);
-        let stalled = env.nic.stalled_us(&qp.native);
-        if stalled > limit_us {
-            unanswered(qp, c, env);
+    if !c.dead
+        && waits
+        && let Some(limit_us) = patience_us(qp)
+        && env.nic.stalled_us(&qp.native) > limit_us
+    {
+        unanswered(qp, c, env);
+    }
+}
+
+/// IBTA 9.7.6.1.3: 4.096 us * 2^timeout, retried; never less than a busy machine needs to run the peer's modify_qp. None: for ever.
+fn patience_us(qp: &Qp) -> Option<u64> {
+    let period = 4096u64 << qp.attr.timeout.min(31);
+    let all = period.saturating_mul(u64::from(qp.attr.retry_cnt) + 1) / 1000;
+    (qp.attr.timeout != 0).then_some(all.max(200_000))
+}
+
+/// The peer's QP was reset and connected again, and this one was not. UC goes on with the new one (IBTA 9.8.2.2: a first packet is good
+/// whatever its PSN). On RC no PSN fits any more: requests are retried in vain, and a receiver hears nothing.
+fn outlived<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, h: msg::Hello, now: u64) {
+    match c.adopt(h) {
+        Ok(true) => {
+            c.outlived = 0;
+            qp.nudged = true;
+            return;
+        }
+        Ok(false) => {}
+        Err(_) => {
+            c.dead = true;
+            return;
+        }
+    }
+    if uc::is(qp) {
+        env.timers = true;
+        if uc::may_return(qp, now) {
+            c.successor = Some(h);
+            c.dead = true;
+        }
+        return;
+    }
+    retire(qp, c, env);
+    if c.dead {
+        return;
+    }
+    if c.outlived == 0 {
+        c.outlived = now;
+    }
+    match patience_us(qp) {
+        Some(limit_us) if !qp.sq.is_empty() => {
+            env.timers = true;
+            if now.saturating_sub(c.outlived) / 1000 >= limit_us {
+                unanswered(qp, c, env);
+            }
+        }
+        // Nothing of the program's fails by it, or nothing ever does.
+        _ => {
+            c.peer_left = true;
+            c.dead = true;
         }
     }
 }

@@ -5,6 +5,7 @@ use super::super::qp::{AsyncEvent, Env, Qp};
 use super::super::queue::Stage;
 use super::Engine;
 use crate::native::{NativeEvent, Nic};
+use crate::rc::msg::Hello;
 use crate::rc::{self, requester};
 use kernel_abi::ext::PEER_DIED;
 use kernel_abi::gaudi2::syndrome;
@@ -27,6 +28,8 @@ impl<N: Nic> Engine<N> {
             qp.idle = 0;
             if let Some(c) = qp.conn.as_mut() {
                 c.cold = false;
+                // Perhaps this is why we are woken.
+                self.env.timers |= c.newcomer().is_some();
                 if !qp.active {
                     qp.active = true;
                     self.active.push(handle);
@@ -38,11 +41,6 @@ impl<N: Nic> Engine<N> {
     /// QPs under watch.
     pub fn watched(&self) -> usize {
         self.active.len()
-    }
-
-    /// Something must be looked at from time to time.
-    pub(in crate::verbs) fn needs_agent(&self) -> bool {
-        self.watched() != 0 || self.ud.stalled || self.ud.restless
     }
 
     /// Looks at everything that can have changed. True when something had.
@@ -163,17 +161,9 @@ impl<N: Nic> Engine<N> {
                 break;
             }
         }
-        if self.env.nic.features().cq_notify {
-            let mut there = self.env.nic.arm();
-            for _ in 0..2 {
-                if !there {
-                    break;
-                }
-                self.progress();
-                self.look_for_frames();
-                there = self.env.nic.arm();
-            }
-            self.ud.restless = there;
+        if self.env.nic.features().cq_notify && self.env.nic.arm() {
+            self.progress();
+            self.env.nic.arm();
         }
     }
 
@@ -191,6 +181,7 @@ impl<N: Nic> Engine<N> {
     pub fn run_timers(&mut self) {
         self.env.timers = false;
         let now = self.env.nic.now();
+        let mut returning = Vec::new();
         for k in 0..self.active.len() {
             let h = self.active[k];
             if let Some(Some(qp)) = self.qps.get_mut(h as usize)
@@ -198,11 +189,17 @@ impl<N: Nic> Engine<N> {
             {
                 requester::timers(qp, &mut c, &mut self.env, now);
                 let dead = c.dead;
+                if let Some(hello) = c.successor {
+                    returning.push((h, hello, c.lines));
+                }
                 qp.conn = Some(c);
                 if dead {
                     qp.connection_over(&mut self.env);
                 }
             }
+        }
+        for (h, hello, lines) in returning {
+            self.follow(h, hello, lines, now);
         }
         if !self.env.moderated.is_empty() {
             self.release_moderated();
@@ -325,6 +322,29 @@ impl<N: Nic> Engine<N> {
             qp.halted = halted;
         }
         self.qps[handle as usize] = Some(qp);
+    }
+
+    /// A UC QP whose peer was reset goes on with the one that came in its place.
+    fn follow(&mut self, handle: u32, hello: Hello, lines: u32, now: u64) {
+        let Some(mut qp) = self.qps.get_mut(handle as usize).and_then(Option::take) else {
+            return;
+        };
+        let (attr, halted) = (qp.attr, qp.halted);
+        qp.revived = now;
+        let connected = matches!(qp.state, qps::RTR | qps::RTS | qps::SQD | qps::SQE);
+        if qp.conn.is_none() && connected {
+            let up = self.connect(&mut qp, &attr);
+            qp.halted = halted;
+            let fits = up.and_then(|()| match qp.conn.as_mut() {
+                Some(c) => c.succeed(hello, lines),
+                None => Ok(()),
+            });
+            if let Err(e) = fits {
+                log::debug!("QP {:#x}: connecting again: {e}", qp.number());
+            }
+        }
+        self.qps[handle as usize] = Some(qp);
+        self.activate(handle);
     }
 
     /// Requests on a QP that has no connection: UC sends them all the same, and who is connected hears now that the peer has left.

@@ -7,6 +7,7 @@ mod model;
 mod numbers;
 mod random;
 mod regions;
+mod renewal;
 pub(super) mod rig;
 mod srq;
 mod uc;

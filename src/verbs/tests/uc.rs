@@ -2,6 +2,7 @@
 
 use super::rig::{End, collect, wr};
 use crate::native::sim::Fabric;
+use crate::rc::uc::GRACE_NS;
 use crate::verbs::types::{Errno, QpAttr, Wc};
 use kernel_abi::verbs::{qp_attr, qps, qpt, wc_opcode, wc_status, wr_opcode};
 
@@ -72,7 +73,7 @@ fn a_small_send_is_complete_before_the_peer_looks() {
     assert!(got.iter().all(|w| w.status == 0));
     // The rest when B has dropped the first ones.
     for _ in 0..50 {
-        f.lock().now += 1_000_000;
+        f.lock().now += GRACE_NS / 10;
         b.poll();
         got.extend(a.poll());
     }
@@ -88,7 +89,7 @@ fn a_message_without_a_receive_is_dropped_and_the_next_one_arrives() {
         a.send(1, wr_opcode::SEND_WITH_IMM, 0, len, (0, 0));
         let mut got = Vec::new();
         for _ in 0..50 {
-            f.lock().now += 1_000_000;
+            f.lock().now += GRACE_NS / 10;
             assert!(b.poll().is_empty());
             got.extend(a.poll());
         }
@@ -108,8 +109,9 @@ fn a_receive_within_the_grace_still_takes_the_message() {
     let f = Fabric::default();
     let (mut a, mut b) = uc_pair(&f, 4096, 16);
     a.send(1, wr_opcode::SEND, 0, 16, (0, 0));
-    for _ in 0..5 {
-        f.lock().now += 1_000_000;
+    // As long as a busy machine keeps the receiver from its processor.
+    for _ in 0..9 {
+        f.lock().now += 50_000_000;
         b.poll();
         b.e.cool_down();
     }
@@ -130,7 +132,7 @@ fn a_message_held_back_leaves_the_next_one_its_notification() {
     for _ in 0..4 {
         b.e.cool_down();
     }
-    f.lock().now += 20_000_000;
+    f.lock().now += GRACE_NS * 2;
     b.poll();
     for _ in 0..4 {
         a.e.cool_down();
@@ -214,7 +216,7 @@ fn a_local_error_stops_the_send_queue_only() {
         ..QpAttr::default()
     };
     a.e.modify_qp(a.qp, &back, qp_attr::STATE).unwrap();
-    f.lock().now += 20_000_000;
+    f.lock().now += GRACE_NS * 2;
     b.poll();
     b.recv(60, 0, 64);
     a.send(5, wr_opcode::SEND, 0, 16, (0, 0));

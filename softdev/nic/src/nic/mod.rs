@@ -7,7 +7,6 @@ pub(crate) mod cq;
 mod engine;
 mod events;
 mod fifo;
-pub(crate) mod frames;
 mod handover;
 pub(crate) mod mmu;
 mod port;

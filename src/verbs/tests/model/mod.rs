@@ -283,6 +283,66 @@ fn unreliable_connections() {
     }
 }
 
+/// Both ends are reset and connected again under their old numbers, at any time, and send at once: all of it arrives, once.
+#[test]
+fn both_ends_begin_anew() {
+    for (name, op) in operations() {
+        for used in [false, true] {
+            // What takes no receive is served by an old end that nobody has spoken to, and lost with it: it was not too early.
+            if !used && !op.sends() {
+                continue;
+            }
+            let n = if op.len == LARGE || op.fetches() {
+                1
+            } else {
+                2
+            };
+            let mut s = rc([vec![op; n], vec![]]);
+            (s.renews, s.used, s.greeted) = ([true; 2], used, used);
+            s.ticks = u8::from(used);
+            every(&format!("{name}, begun anew, used {used}"), &s);
+        }
+    }
+    let mut s = Scenario::new(
+        Transport::Rc,
+        [vec![send(8)], vec![]],
+        [vec![send(8)], vec![]],
+    );
+    (s.renews, s.used) = ([true; 2], true);
+    every("SEND both ways, begun anew", &s);
+    for (transport, n) in [(Transport::Srq, 2), (Transport::Xrc, 1), (Transport::Uc, 2)] {
+        let mut s = Scenario::new(transport, [vec![send_imm(8); n], vec![]], idle());
+        (s.renews, s.used) = ([true; 2], true);
+        every(&format!("{transport:?}, begun anew"), &s);
+    }
+}
+
+/// One end is, and the other is not: RC gives up and UC goes on, and nobody waits for ever.
+#[test]
+fn one_end_begins_anew() {
+    for (transport, used) in [
+        (Transport::Rc, false),
+        (Transport::Rc, true),
+        (Transport::Uc, false),
+        (Transport::Uc, true),
+    ] {
+        for end in 0..2 {
+            for op in [send_imm(8), send_imm(LARGE), write_imm(8)] {
+                let mut s = Scenario::new(transport, [vec![op], vec![]], [vec![], vec![]]);
+                s.renews[end] = true;
+                (s.used, s.greeted) = (used, used);
+                every(
+                    &format!(
+                        "{transport:?} {} of {}, end {end} begins anew",
+                        op.opcode, op.len
+                    ),
+                    &s,
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn xrc() {
     for op in [send_imm(8), send_imm(LARGE), write_imm(8)] {

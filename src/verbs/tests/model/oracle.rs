@@ -430,6 +430,7 @@ impl World<'_> {
         let state = self.state(end, q);
         let peer_gone = self.dead == Some(1 - end)
             || self.broken.is_some_and(|(_, broken)| broken == q)
+            || self.scenario.leaves_one_behind() && q == 0
             || self.state(1 - end, q) == qps::ERR;
         let unreliable = self.scenario.transport == Transport::Uc;
         let shared = matches!(self.scenario.transport, Transport::Srq | Transport::Xrc);
@@ -471,7 +472,8 @@ impl World<'_> {
             assert!(!lost, "{what} does not know that its peer is gone");
         }
         let sent = self.plan.messages[1 - end][q].len();
-        let lossy = unreliable && (self.scenario.ticks != 0 || self.scenario.late_receives);
+        let s = self.scenario;
+        let lossy = unreliable && (s.ticks != 0 || s.late_receives || s.renews != [false; 2]);
         if !peer_gone && !lossy {
             assert_eq!(o.messages[end][q], sent, "{what}: messages received");
         }

@@ -190,6 +190,10 @@ pub(super) struct Scenario {
     pub(super) late_completions: bool,
     /// The two ends have greeted each other before.
     pub(super) greeted: bool,
+    /// A message has gone each way on the first QP before.
+    pub(super) used: bool,
+    /// The first QP of an end is reset and connected again, once. Where both are, their programs begin behind that.
+    pub(super) renews: [bool; 2],
     /// Whether a request succeeds depends on the schedule.
     pub(super) may_refuse: bool,
     /// Of the first end.
@@ -223,6 +227,8 @@ impl Scenario {
             tears: 0,
             late_completions: false,
             greeted: true,
+            used: false,
+            renews: [false; 2],
             may_refuse: false,
             failure: None,
         }
@@ -230,6 +236,15 @@ impl Scenario {
 
     /// Nothing but the schedule disturbs it.
     pub(super) fn is_calm(&self) -> bool {
-        self.may_die == [false; 2] && !self.may_break && !self.may_refuse && self.failure.is_none()
+        self.may_die == [false; 2]
+            && !self.may_break
+            && !self.may_refuse
+            && !self.leaves_one_behind()
+            && self.failure.is_none()
+    }
+
+    /// One end of the first QP is reset and the other one is not.
+    pub(super) fn leaves_one_behind(&self) -> bool {
+        self.renews[0] != self.renews[1]
     }
 }

@@ -6,8 +6,8 @@ use super::scenario::{Key, Op, Scenario, Transport};
 use crate::native::sim::{Fabric, Key as NativeKey, digest::Digest};
 use crate::rc::requester;
 use crate::verbs::tests::rig::{End, wr};
-use crate::verbs::types::{MrInfo, SendWr};
-use kernel_abi::verbs::{access, qps, qpt, wr_opcode};
+use crate::verbs::types::{MrInfo, QpAttr, SendWr};
+use kernel_abi::verbs::{access, qp_attr, qps, qpt, wr_opcode};
 
 /// What may happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub(super) enum Choice {
     Receive(usize),
     Die(usize),
     Break(usize, usize),
+    /// The first QP is reset and connected again.
+    Renew(usize),
     Nap(usize),
     Tick(usize),
     /// Nothing else is left: a long time passes.
@@ -47,6 +49,8 @@ pub(super) struct World<'a> {
     pub(super) oracle: Oracle,
     pub(super) dead: Option<usize>,
     pub(super) broken: Option<(usize, usize)>,
+    /// Ends whose first QP is yet to be reset.
+    pub(super) old: [bool; 2],
     naps: [u8; 2],
     ticks: u8,
     tears: u8,
@@ -56,6 +60,16 @@ pub(super) struct World<'a> {
 pub(super) fn parse(wr_id: u64) -> (bool, usize, usize) {
     let n = (wr_id & 0xfff) as usize;
     (wr_id & WR_RECV != 0, n >> 8, n & 0xff)
+}
+
+/// From RESET to RTS.
+fn connect(s: &Scenario, e: &mut End, end: usize, qp: u32, num: u32) {
+    e.init(qp);
+    e.rtr(qp, 2 - end as u8, num);
+    e.rts(qp, s.rnr_retry);
+    if let Some(c) = e.e.qp(qp).unwrap().conn.as_mut() {
+        c.lines = s.lines;
+    }
 }
 
 fn number(base: u64, q: usize, j: usize) -> u64 {
@@ -113,13 +127,8 @@ impl<'a> World<'a> {
             for q in 0..2 {
                 let (qp, num) = (qps[end][q], numbers[1 - end][q]);
                 let e = &mut ends[end];
-                e.init(qp);
-                e.rtr(qp, 2 - end as u8, num);
-                e.rts(qp, scenario.rnr_retry);
+                connect(scenario, e, end, qp, num);
                 let qp = e.e.qp(qp).unwrap();
-                if let Some(c) = qp.conn.as_mut() {
-                    c.lines = scenario.lines;
-                }
                 if scenario.native_room != 0 {
                     let n = &mut qp.native;
                     let taken = crate::native::RING_ENTRIES - 1 - scenario.native_room;
@@ -140,6 +149,7 @@ impl<'a> World<'a> {
             oracle: Oracle::new(plan),
             dead: None,
             broken: None,
+            old: scenario.renews,
             naps: [scenario.naps; 2],
             ticks: scenario.ticks,
             tears: scenario.tears,
@@ -147,6 +157,9 @@ impl<'a> World<'a> {
         w.open_windows();
         if scenario.greeted {
             w.greet();
+        }
+        if scenario.used {
+            w.use_once();
         }
         for end in 0..2 {
             if end == 0 || !scenario.late_receives {
@@ -206,6 +219,58 @@ impl<'a> World<'a> {
         }
     }
 
+    /// A message of no bytes goes each way on the first QP that there is.
+    fn use_once(&mut self) {
+        let ways = if self.scenario.transport == Transport::Xrc {
+            0..1
+        } else {
+            0..2
+        };
+        for end in ways {
+            let (from, to) = (self.qps[end][0], self.qps[1 - end][0]);
+            let srq = self.srqs[1 - end][0];
+            match srq {
+                Some((h, _)) => self.ends[1 - end].e.post_srq_recv(h, 0, &[]).unwrap(),
+                None => self.ends[1 - end].e.post_recv(to, 0, &[]).unwrap(),
+            };
+            let empty = SendWr {
+                flags: 0,
+                remote_srqn: srq.map_or(0, |s| s.1),
+                ..wr(0, wr_opcode::SEND, &[], (0, 0))
+            };
+            self.ends[end].post_on(from, &empty);
+            let mut got = 0;
+            while got == 0 || !self.f.deliverable().is_empty() {
+                for k in self.f.deliverable() {
+                    self.f.deliver(k);
+                }
+                for e in &mut self.ends {
+                    got += e.poll().len();
+                }
+            }
+        }
+    }
+
+    /// The first QP of an end is reset and connected with the same peer. Where both are, the program has waited for this.
+    fn renew(&mut self, end: usize) {
+        let (qp, num) = (self.qps[end][0], self.numbers[1 - end][0]);
+        let e = &mut self.ends[end];
+        let reset = QpAttr {
+            qp_state: qps::RESET,
+            ..QpAttr::default()
+        };
+        e.e.modify_qp(qp, &reset, qp_attr::STATE).unwrap();
+        connect(self.scenario, e, end, qp, num);
+        self.old[end] = false;
+        while self.post_receive(end, 0) {}
+        self.post_sends(end);
+    }
+
+    /// Nothing is posted on this QP yet.
+    fn is_idle(&self, end: usize, q: usize) -> bool {
+        q == 0 && self.old[end]
+    }
+
     /// HELLOs are exchanged and heard.
     fn greet(&mut self) {
         for end in 0..2 {
@@ -243,7 +308,7 @@ impl<'a> World<'a> {
         let Some(&at) = self.plan.receives[end][q].get(k) else {
             return false;
         };
-        if self.state(end, q) == qps::ERR {
+        if self.state(end, q) == qps::ERR || self.is_idle(end, q) {
             return false;
         }
         let p = &self.plan.places[end][at];
@@ -269,6 +334,9 @@ impl<'a> World<'a> {
     /// What the program of an end posts after a poll.
     fn post_sends(&mut self, end: usize) {
         for q in 0..2 {
+            if self.is_idle(end, q) {
+                continue;
+            }
             while let Some(op) = self.scenario.work[end][q].get(self.oracle.posted[end][q]) {
                 if self.oracle.has_failed(end, q) || !self.post_send(end, q, op) {
                     break;
@@ -369,6 +437,9 @@ impl<'a> World<'a> {
             if self.dead.is_none() && self.scenario.may_die[end] {
                 v.push(Choice::Die(end));
             }
+            if self.old[end] {
+                v.push(Choice::Renew(end));
+            }
             if self.broken.is_none() && self.scenario.may_break {
                 v.push(Choice::Break(end, 0));
             }
@@ -408,6 +479,7 @@ impl<'a> World<'a> {
                 self.f.lose(self.native(end, q));
                 self.broken = Some((end, q));
             }
+            Choice::Renew(end) => self.renew(end),
             Choice::Nap(end) => {
                 self.naps[end] -= 1;
                 self.ends[end].e.cool_down();
@@ -444,7 +516,8 @@ impl<'a> World<'a> {
         }
         self.f.digest(&mut d);
         self.oracle.digest(&mut d);
-        d.value(&(self.dead, self.broken, self.naps, self.ticks, self.tears));
+        d.value(&(self.dead, self.broken, self.old));
+        d.value(&(self.naps, self.ticks, self.tears));
         d.finish()
     }
 }
