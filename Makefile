@@ -14,7 +14,7 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # What Debian calls the things that we need; each list is installed only where something of it is missing.
 RUN_PACKAGES   := libibverbs1 ibverbs-utils ibverbs-providers perftest
 BUILD_PACKAGES := gcc libc6-dev
-TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils libibverbs-dev python3-pyverbs rdma-core iproute2 ucx-utils openmpi-bin libopenmpi-dev \
+TEST_PACKAGES  := $(RUN_PACKAGES) $(BUILD_PACKAGES) binutils valgrind libibverbs-dev python3-pyverbs rdma-core iproute2 ucx-utils openmpi-bin libopenmpi-dev \
     mpich libmpich-dev qperf libfabric-bin
 BENCH_PACKAGES := $(RUN_PACKAGES) $(BUILD_PACKAGES) libibverbs-dev ucx-utils openmpi-bin libopenmpi-dev
 

@@ -59,3 +59,32 @@ fn opens_that_fail_leave_nothing() {
         spawn(fabric.run(program.as_os_str(), ["failing-opens"])).finish(Duration::from_secs(60));
     assert!(done.success(), "{done}");
 }
+
+/// tests/c/control.c under valgrind (which sees what the libraries allocate and touch, and knows all that they ask of the kernel and the processor).
+#[test]
+fn valgrind_finds_no_leak_and_no_bad_access() {
+    let program = compile("control");
+    let fabric = Fabric::with(&[]);
+    let valgrind = |case: &[&str]| {
+        let program = program.to_str().expect("a path");
+        let options = [
+            "--quiet",
+            "--error-exitcode=9",
+            "--leak-check=full",
+            "--show-leak-kinds=definite",
+            "--errors-for-leak-kinds=definite",
+        ];
+        let line = options.iter().copied().chain([program]);
+        spawn(fabric.run("valgrind", line.chain(case.iter().copied())))
+            .finish(Duration::from_secs(120))
+    };
+    let done = valgrind(&[]);
+    assert!(
+        done.success(),
+        "(apt-get install valgrind libc6-dbg) {done}"
+    );
+    for fault in ["leak", "stray"] {
+        let done = valgrind(&[fault]);
+        assert_eq!(done.status.and_then(|s| s.code()), Some(9), "{done}");
+    }
+}
