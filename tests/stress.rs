@@ -1,4 +1,4 @@
-//! Everything at once, and everything in large numbers (tests/c/stress.c, late_death.c, scale.c).
+//! Everything at once, and everything in large numbers (tests/c/stress.c, late_death.c, scale.c, threads.c).
 
 use gaudi_tests::{Fabric, Failures, compile, spawn};
 use std::time::Duration;
@@ -65,4 +65,15 @@ fn more_queue_pairs_on_one_srq_than_a_pipe_holds_events() {
 #[test]
 fn ten_thousand_regions_and_a_hundred_thousand_times_one() {
     large_numbers(&["regions", "10000", "100000"]);
+}
+
+/// tests/c/threads.c
+#[test]
+fn every_object_used_by_many_threads_at_once() {
+    let program = compile("threads");
+    let fabric = Fabric::two_devices();
+    let done = spawn(fabric.run(program.as_os_str(), ["3"])).finish(Duration::from_secs(60));
+    print!("{}", done.stdout);
+    assert!(done.success(), "{done}");
+    assert_unused(&fabric);
 }

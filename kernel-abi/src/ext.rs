@@ -49,6 +49,10 @@ pub mod cap {
     /// restrack does. Off: `rdma resource` and the like show what the kernel knows by itself.
     pub const QP_NOTES: u64 = 1 << 44;
 
+    /// `PvTable::frame_*` carry datagrams between the QPs of a fabric through shared memory, with a pause of the sender where a receiver is
+    /// slow. Off, and without [`PORT_IPV4`], by whose addresses it finds the QP: all datagrams are UDP.
+    pub const FRAMES: u64 = 1 << 45;
+
     /// All of them: what the soft device says unless it is told to be strict.
     pub const ALL: u64 = MULTI_CONTEXT
         | QP_STOP_SYNC
@@ -62,7 +66,8 @@ pub mod cap {
         | DRAM_BLOCK
         | LID_PATH
         | PORT_IPV4
-        | QP_NOTES;
+        | QP_NOTES
+        | FRAMES;
 }
 
 /// Words that a provider may note about a QP, with [`cap::QP_NOTES`]. Counters only grow while the QP lives.
@@ -180,11 +185,36 @@ pub struct PvTable {
     pub stalled_us: u64,
     /// `fn(cookie: u64, port: u32, qpn: u32, which: u32, value: u64)`: keeps one word about the QP ([`note`]).
     pub note: u64,
+    /// `fn(cookie: u64, port: u32, qpn: u32) -> i32`: from now on frames to this QP are kept for it; 0 or a positive errno.
+    pub frame_open: u64,
+    /// `fn(cookie: u64, port: u32, qpn: u32)`: no more, and those that were kept are gone.
+    pub frame_close: u64,
+    /// `fn(cookie: u64, ipv4: u32, qp_num: u32, frame: u64, len: u64) -> u32`: copies a frame of at most [`FRAME_MAX`] bytes at that address
+    /// to the QP of this fabric that has the IPv4 address (host order) and the 24-bit number; answers a word of [`frame`].
+    pub frame_send: u64,
+    /// `fn(cookie: u64, port: u32, qpn: u32, room: u64, len: u64) -> u64`: the next frame of an own QP to that address; its length, 0: there is none.
+    pub frame_recv: u64,
+    /// `fn(cookie: u64) -> u32`: the next frame of any own QP bumps and wakes the event word, once. 1 (and not armed) when one is there.
+    pub frame_arm: u64,
 }
-const _: () = assert!(size_of::<PvTable>() == 64);
+const _: () = assert!(size_of::<PvTable>() == 104);
+
+/// What became of a frame.
+pub mod frame {
+    pub const SENT: u32 = 0;
+    /// No QP of this fabric has that address and number: try the wire.
+    pub const NOT_HERE: u32 = 1;
+    /// The receiver is behind: again, a little later.
+    pub const FULL: u32 = 2;
+    /// The receiver has taken nothing for long: lost.
+    pub const LOST: u32 = 3;
+}
+
+/// The longest frame: an MTU and what goes before it.
+pub const FRAME_MAX: usize = 4096 + 256;
 
 /// Version of [`PvTable`].
-pub const PV_VERSION: u32 = 2;
+pub const PV_VERSION: u32 = 3;
 /// Work is left over.
 pub const PV_PENDING: u32 = 1;
 /// Most payload bytes that one doorbell call moves before it leaves the rest to `progress`.

@@ -581,6 +581,11 @@ pub struct Pv {
     raise: extern "C" fn(u64, i32, u64) -> i32,
     stalled_us: extern "C" fn(u64, u32, u32) -> u64,
     note: extern "C" fn(u64, u32, u32, u32, u64),
+    frame_open: extern "C" fn(u64, u32, u32) -> i32,
+    frame_close: extern "C" fn(u64, u32, u32),
+    frame_send: extern "C" fn(u64, u32, u32, u64, u64) -> u32,
+    frame_recv: extern "C" fn(u64, u32, u32, u64, u64) -> u64,
+    frame_arm: extern "C" fn(u64) -> u32,
 }
 
 impl Pv {
@@ -600,6 +605,11 @@ impl Pv {
             t.raise,
             t.stalled_us,
             t.note,
+            t.frame_open,
+            t.frame_close,
+            t.frame_send,
+            t.frame_recv,
+            t.frame_arm,
         ];
         if t.version != PV_VERSION || (t.size as usize) < size_of::<PvTable>() || all.contains(&0) {
             return None;
@@ -634,6 +644,30 @@ impl Pv {
             note: unsafe {
                 std::mem::transmute::<u64, extern "C" fn(u64, u32, u32, u32, u64)>(t.note)
             },
+            // SAFETY: as above.
+            frame_open: unsafe {
+                std::mem::transmute::<u64, extern "C" fn(u64, u32, u32) -> i32>(t.frame_open)
+            },
+            // SAFETY: as above.
+            frame_close: unsafe {
+                std::mem::transmute::<u64, extern "C" fn(u64, u32, u32)>(t.frame_close)
+            },
+            // SAFETY: as above.
+            frame_send: unsafe {
+                std::mem::transmute::<u64, extern "C" fn(u64, u32, u32, u64, u64) -> u32>(
+                    t.frame_send,
+                )
+            },
+            // SAFETY: as above.
+            frame_recv: unsafe {
+                std::mem::transmute::<u64, extern "C" fn(u64, u32, u32, u64, u64) -> u64>(
+                    t.frame_recv,
+                )
+            },
+            // SAFETY: as above.
+            frame_arm: unsafe {
+                std::mem::transmute::<u64, extern "C" fn(u64) -> u32>(t.frame_arm)
+            },
         })
     }
 
@@ -665,6 +699,36 @@ impl Pv {
 
     pub fn note(&self, port: u8, qpn: u32, which: u32, value: u64) {
         (self.note)(self.cookie, u32::from(port), qpn, which, value);
+    }
+
+    pub fn frame_open(&self, port: u8, qpn: u32) -> Result<()> {
+        match (self.frame_open)(self.cookie, u32::from(port), qpn) {
+            0 => Ok(()),
+            e => Err(Errno(e)),
+        }
+    }
+
+    pub fn frame_close(&self, port: u8, qpn: u32) {
+        (self.frame_close)(self.cookie, u32::from(port), qpn);
+    }
+
+    /// A word of `kernel_abi::ext::frame`.
+    #[inline]
+    pub fn frame_send(&self, ipv4: u32, qp_num: u32, bytes: &[u8]) -> u32 {
+        let (at, len) = (bytes.as_ptr() as u64, bytes.len() as u64);
+        (self.frame_send)(self.cookie, ipv4, qp_num, at, len)
+    }
+
+    /// The length of the frame that is in `room` now; 0 for none.
+    #[inline]
+    pub fn frame_recv(&self, port: u8, qpn: u32, room: &mut [u8]) -> usize {
+        let (at, len) = (room.as_mut_ptr() as u64, room.len() as u64);
+        let n = (self.frame_recv)(self.cookie, u32::from(port), qpn, at, len);
+        (n as usize).min(room.len())
+    }
+
+    pub fn frame_arm(&self) -> bool {
+        (self.frame_arm)(self.cookie) != 0
     }
 }
 

@@ -8,7 +8,7 @@ pub mod udp;
 pub mod user;
 pub mod window;
 
-use crate::verbs::types::Result;
+use crate::verbs::types::{Errno, Result};
 use core::net::IpAddr;
 pub use window::Window;
 
@@ -58,6 +58,8 @@ pub struct Features {
     pub lid_path: bool,
     /// A port's IPv4 address follows from its MAC and its LID.
     pub port_ipv4: bool,
+    /// The device carries datagrams between its own QPs.
+    pub frames: bool,
 }
 
 /// A native connection.
@@ -216,6 +218,17 @@ pub enum Raised {
     Lost,
 }
 
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame {
+    Sent,
+    /// The receiver is none of the device's: it is somewhere on the wire, or nowhere.
+    NotHere,
+    /// Again, a little later.
+    Full,
+    Lost,
+}
+
 /// An address of a port's Ethernet side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortAddress {
@@ -270,7 +283,7 @@ pub trait Nic: Send {
     fn ring(&mut self, qp: &mut NativeQp);
     fn poll_requester(&mut self) -> Option<Completion>;
     fn poll_responder(&mut self) -> Option<Completion>;
-    /// Arms both native CQs of all ports; true when an entry is there already.
+    /// Arms both native CQs of all ports and the frames; true when something is there already.
     fn arm(&mut self) -> bool;
     /// For how many microseconds the peer of this connection has not answered at all.
     fn stalled_us(&self, qp: &NativeQp) -> u64;
@@ -283,6 +296,20 @@ pub trait Nic: Send {
     fn dm_free(&mut self, dm: DeviceMemory) -> Result<()>;
     /// A word about a QP for those who look at the device (`kernel_abi::ext::note`).
     fn note(&self, qp: &NativeQp, which: u32, value: u64);
+    /// From now on the device keeps frames for this QP.
+    fn frame_open(&mut self, _qp: &NativeQp) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// No more; those that it has kept are gone.
+    fn frame_close(&mut self, _qp: &NativeQp) {}
+    /// To the QP with this number at that address.
+    fn frame_send(&self, _to: [u8; 4], _number: u32, _frame: &[u8]) -> Frame {
+        Frame::NotHere
+    }
+    /// The next frame for a QP: its length, 0 when there is none.
+    fn frame_recv(&self, _qp: &NativeQp, _room: &mut [u8]) -> usize {
+        0
+    }
     /// Next native event, without waiting.
     fn poll_event(&mut self) -> Option<NativeEvent>;
     /// Whether the last doorbells left bulk work behind that `bulk` can do without the engine's lock.

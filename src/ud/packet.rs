@@ -42,7 +42,8 @@ impl Header {
         HEADERS + self.immediate.map_or(0, |i| i.len())
     }
 
-    fn write(&self, out: &mut [u8], pad: usize) {
+    /// As many bytes as `size` says.
+    pub fn write(&self, out: &mut [u8], pad: usize) {
         let word = |n: u32| n.to_be_bytes();
         out[0] = if self.immediate.is_some() {
             SEND_ONLY_IMMEDIATE
@@ -75,10 +76,33 @@ pub fn seal(h: &Header, packet: &mut [u8], len: usize, flow: &Flow) -> usize {
     end + pad + ICRC
 }
 
+/// Length of a packet with that much payload, as UDP carries it.
+pub fn length(h: &Header, payload: usize) -> usize {
+    h.size() + payload.next_multiple_of(4) + ICRC
+}
+
 /// The headers and where the payload is; None for everything that is not a whole UD packet.
 pub fn open(packet: &[u8], flow: &Flow) -> Option<(Header, core::ops::Range<usize>)> {
     let body = packet.len().checked_sub(ICRC)?;
-    if body < HEADERS || !packet.len().is_multiple_of(4) {
+    if !packet.len().is_multiple_of(4) {
+        return None;
+    }
+    let crc = u32::from_le_bytes([
+        packet[body],
+        packet[body + 1],
+        packet[body + 2],
+        packet[body + 3],
+    ]);
+    if body < HEADERS || crc != icrc(&packet[..body], flow) {
+        return None;
+    }
+    parse(&packet[..body])
+}
+
+/// The same of a packet without its CRC.
+pub fn parse(packet: &[u8]) -> Option<(Header, core::ops::Range<usize>)> {
+    let body = packet.len();
+    if body < HEADERS {
         return None;
     }
     let word =
@@ -89,7 +113,7 @@ pub fn open(packet: &[u8], flow: &Flow) -> Option<(Header, core::ops::Range<usiz
         SEND_ONLY_IMMEDIATE if body >= MAX_HEADERS => Some(word(20)),
         _ => return None,
     };
-    if packet[1] & 0x0f != 0 || u32::from_le_bytes(word(body)) != icrc(&packet[..body], flow) {
+    if packet[1] & 0x0f != 0 {
         return None;
     }
     let h = Header {

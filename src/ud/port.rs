@@ -3,7 +3,7 @@
 use super::packet::{self, Flow, Header, MAX_PACKET};
 use super::{GROUP_QPN, MTU, UDP_BASE, UDP_GROUPS, grh};
 use crate::native::udp::{BATCH, Slots, Socket};
-use crate::native::{NativeQp, Nic, PortAddress, user};
+use crate::native::{Frame, NativeQp, Nic, PortAddress, user};
 use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
 use crate::verbs::srq::{Source, Taken};
@@ -14,6 +14,10 @@ use kernel_abi::verbs::{qps, send_flag, wc_flag, wc_opcode, wc_status, wr_opcode
 
 /// Batches of datagrams that one look takes from a socket: others have their turn.
 const BATCHES: usize = 4;
+/// Before the packet of a frame: IPv4 addresses of sender and receiver.
+const LEAD: usize = 8;
+/// Looks that a quiet socket is spared at most where datagrams come as frames, too: a look is a system call.
+const SPARED: u8 = 15;
 
 /// An address handle.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +47,10 @@ pub struct Port {
     received: [u64; 2],
     /// There was no room for datagrams: the next receive looks again.
     pub hungry: bool,
+    /// The device carries datagrams of its own QPs.
+    frames: bool,
+    /// Looks at sockets to be left out now, and after the next one that finds nothing.
+    spared: [u8; 2],
 }
 
 /// Memory that all datagram QPs of a context share.
@@ -58,7 +66,7 @@ impl Default for Scratch {
     fn default() -> Scratch {
         Scratch {
             rx: Slots::new(SLACK, MAX_PACKET),
-            tx: vec![0; MAX_PACKET],
+            tx: vec![0; LEAD + MAX_PACKET],
         }
     }
 }
@@ -76,6 +84,8 @@ impl Port {
             sent: [0; 2],
             received: [0; 2],
             hungry: false,
+            frames: false,
+            spared: [0; 2],
         };
         let mut failed = None;
         for a in &place.addresses {
@@ -148,6 +158,24 @@ impl Port {
         Ok(())
     }
 
+    /// The QP receives from now on.
+    pub fn open_frames<N: Nic>(&mut self, nic: &mut N, native: &NativeQp) {
+        if nic.features().frames {
+            match nic.frame_open(native) {
+                Ok(()) => self.frames = true,
+                // Its datagrams come by UDP.
+                Err(e) => log::debug!("QP {:#x}: no frames: {e}", native.number()),
+            }
+        }
+    }
+
+    /// The QP receives no more.
+    pub fn close_frames<N: Nic>(&mut self, nic: &mut N, native: &NativeQp) {
+        if std::mem::take(&mut self.frames) {
+            nic.frame_close(native);
+        }
+    }
+
     /// First PSN of the send queue.
     pub fn start(&mut self, psn: u32) {
         self.psn = psn;
@@ -205,17 +233,28 @@ fn udp_port(id: u32) -> u16 {
     UDP_BASE + (id & 0x1fff) as u16
 }
 
-/// Sends what was posted. A request that fails stops the send queue (SQE, IBTA 10.3.1.8).
-pub fn send<N: Nic>(qp: &mut Qp, env: &mut Env<N>, ahs: &[Option<Ah>], scratch: &mut Scratch) {
-    let Some(mut port) = qp.ud.take() else { return };
+/// Sends what was posted. A request that fails stops the send queue (SQE, IBTA 10.3.1.8). True: a receiver of this fabric is behind, the
+/// rest waits for it.
+pub fn send<N: Nic>(
+    qp: &mut Qp,
+    env: &mut Env<N>,
+    ahs: &[Option<Ah>],
+    scratch: &mut Scratch,
+) -> bool {
+    let Some(mut port) = qp.ud.take() else {
+        return false;
+    };
     let before = port.sent;
+    let mut waits = false;
     while qp.state == qps::RTS && qp.sq.issued != qp.sq.tail {
         let i = qp.sq.issued;
+        let sent = send_one(qp, &mut port, env, ahs, scratch, i);
+        if sent == Ok(false) {
+            waits = true;
+            break;
+        }
         qp.sq.issued = i.wrapping_add(1);
-        let status = match send_one(qp, &mut port, env, ahs, scratch, i) {
-            Ok(()) => wc_status::SUCCESS,
-            Err(status) => status,
-        };
+        let status = sent.err().unwrap_or(wc_status::SUCCESS);
         if status == wc_status::SUCCESS {
             qp.complete_send(env, status);
             continue;
@@ -234,8 +273,10 @@ pub fn send<N: Nic>(qp: &mut Qp, env: &mut Env<N>, ahs: &[Option<Ah>], scratch: 
         env.nic.note(&qp.native, note::SENT_PACKETS, n);
     }
     qp.ud = Some(port);
+    waits
 }
 
+/// False: not now.
 fn send_one<N: Nic>(
     qp: &Qp,
     port: &mut Port,
@@ -243,7 +284,7 @@ fn send_one<N: Nic>(
     ahs: &[Option<Ah>],
     scratch: &mut Scratch,
     i: u32,
-) -> core::result::Result<(), u32> {
+) -> core::result::Result<bool, u32> {
     let e = qp.sq.at(i);
     let immediate = match e.opcode {
         wr_opcode::SEND => None,
@@ -274,10 +315,10 @@ fn send_one<N: Nic>(
         psn: port.psn,
         link_local: ah.link_local,
     };
-    gather(qp, env, i, &mut scratch.tx[h.size()..])?;
+    gather(qp, env, i, &mut scratch.tx[LEAD + h.size()..])?;
     let Some(mut to) = ah.to else {
         // Lost, as what nobody receives.
-        return Ok(());
+        return Ok(true);
     };
     to.set_port(if ah.group {
         UDP_GROUPS
@@ -286,24 +327,55 @@ fn send_one<N: Nic>(
     });
     let Some(socket) = port.leaves_by(&to, ah.sgid_index) else {
         log::debug!("QP {:#x}: no address to reach {to} from", qp.number());
-        return Ok(());
+        return Ok(true);
     };
     let flow = Flow {
         src: socket.local,
         dst: to,
     };
-    let n = packet::seal(&h, &mut scratch.tx, e.len as usize, &flow);
-    let done = socket.send(&scratch.tx[..n], to);
+    let gone = match frame(env, &h, &flow, ah.group, &mut scratch.tx, e.len as usize) {
+        Frame::Full => return Ok(false),
+        Frame::Sent => true,
+        Frame::Lost => false,
+        Frame::NotHere => {
+            let packet = &mut scratch.tx[LEAD..];
+            let n = packet::seal(&h, packet, e.len as usize, &flow);
+            let done = socket.send(&packet[..n], to);
+            if let Err(e) = &done {
+                // Lost, as datagrams may be.
+                log::debug!("QP {:#x}: datagram to {to}: {e}", qp.number());
+            }
+            done.is_ok()
+        }
+    };
     port.psn = port.psn.wrapping_add(1);
-    let payload = e.len;
-    if let Err(e) = done {
-        // Lost, as datagrams may be.
-        log::debug!("QP {:#x}: datagram to {to}: {e}", qp.number());
-    } else {
-        port.sent[0] += payload;
+    if gone {
+        port.sent[0] += e.len;
         port.sent[1] += 1;
     }
-    Ok(())
+    Ok(true)
+}
+
+/// The short way, to a QP of the same fabric: addresses, headers and payload, without pad and CRC.
+fn frame<N: Nic>(
+    env: &Env<N>,
+    h: &Header,
+    flow: &Flow,
+    group: bool,
+    tx: &mut [u8],
+    payload: usize,
+) -> Frame {
+    let (IpAddr::V4(src), IpAddr::V4(dst)) = (flow.src.ip(), flow.dst.ip()) else {
+        return Frame::NotHere;
+    };
+    if group || !env.nic.features().frames {
+        return Frame::NotHere;
+    }
+    tx[..4].copy_from_slice(&src.octets());
+    tx[4..LEAD].copy_from_slice(&dst.octets());
+    h.write(&mut tx[LEAD..], 0);
+    let whole = &tx[..LEAD + h.size() + payload];
+    env.nic.frame_send(dst.octets(), h.dest_qpn, whole)
 }
 
 fn gather<N: Nic>(qp: &Qp, env: &Env<N>, i: u32, out: &mut [u8]) -> core::result::Result<(), u32> {
@@ -327,17 +399,117 @@ fn gather<N: Nic>(qp: &Qp, env: &Env<N>, i: u32, out: &mut [u8]) -> core::result
     Ok(())
 }
 
+/// Where to look for datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// A program polls: at sockets from time to time.
+    Often,
+    /// Not at sockets, which have a thread.
+    Frames,
+    Everywhere,
+}
+
 /// Takes datagrams for as many receives as there are. True when any came.
-pub fn receive<N: Nic>(qp: &mut Qp, env: &mut Env<N>, scratch: &mut Scratch) -> bool {
+#[inline]
+pub fn receive<N: Nic>(qp: &mut Qp, env: &mut Env<N>, scratch: &mut Scratch, look: Look) -> bool {
     if !matches!(qp.state, qps::RTR | qps::RTS | qps::SQD | qps::SQE) {
         return false;
     }
     let Some(mut port) = qp.ud.take() else {
         return false;
     };
-    let mut news = false;
     let before = port.received;
     port.hungry = false;
+    let mut news = port.frames && take_frames(qp, env, &mut port, scratch);
+    if port.looks_at_sockets(look) {
+        let came = take_packets(qp, env, &mut port, scratch);
+        port.spare(came);
+        news |= came;
+    }
+    if port.received != before {
+        let [bytes, n] = port.received;
+        env.nic.note(&qp.native, note::RECEIVED_BYTES, bytes);
+        env.nic.note(&qp.native, note::RECEIVED_PACKETS, n);
+    }
+    qp.ud = Some(port);
+    news
+}
+
+impl Port {
+    fn looks_at_sockets(&mut self, look: Look) -> bool {
+        let [now, _] = &mut self.spared;
+        match look {
+            Look::Everywhere => true,
+            Look::Frames => false,
+            Look::Often if self.frames && *now != 0 => {
+                *now -= 1;
+                false
+            }
+            Look::Often => true,
+        }
+    }
+
+    fn spare(&mut self, came: bool) {
+        let [now, next] = &mut self.spared;
+        *next = if came { 0 } else { (*next * 2 + 1).min(SPARED) };
+        *now = *next;
+    }
+}
+
+/// What other QPs of the fabric have sent.
+fn take_frames<N: Nic>(
+    qp: &mut Qp,
+    env: &mut Env<N>,
+    port: &mut Port,
+    scratch: &mut Scratch,
+) -> bool {
+    for taken in 0..BATCHES * BATCH {
+        if room(qp, env) == 0 {
+            port.hungry = true;
+            return taken != 0;
+        }
+        let (slot, ..) = scratch.rx.slot(0);
+        let n = env.nic.frame_recv(&qp.native, &mut slot[SLACK - LEAD..]);
+        if n == 0 {
+            return taken != 0;
+        }
+        if let Some(len) = deliver_frame(qp, env, port, slot, n) {
+            port.received[0] += len as u64;
+            port.received[1] += 1;
+        }
+    }
+    true
+}
+
+fn deliver_frame<N: Nic>(
+    qp: &mut Qp,
+    env: &mut Env<N>,
+    port: &Port,
+    slot: &mut [u8],
+    n: usize,
+) -> Option<usize> {
+    let lead = slot.get(SLACK - LEAD..SLACK)?;
+    let address = |at: usize| [lead[at], lead[at + 1], lead[at + 2], lead[at + 3]];
+    let (src, dst) = (address(0), address(4));
+    let packet = slot.get(SLACK..(SLACK + n).checked_sub(LEAD)?)?;
+    let (h, payload) = packet::parse(packet)?;
+    let way = Way {
+        from: (src, udp_port(crate::native::split_number(h.src_qpn).1)).into(),
+        to: (dst, udp_port(port.id)).into(),
+        group: false,
+        length: packet::length(&h, payload.len()),
+    };
+    deliver(qp, env, port, &way, slot, (h, payload))
+}
+
+/// What has come by UDP.
+fn take_packets<N: Nic>(
+    qp: &mut Qp,
+    env: &mut Env<N>,
+    port: &mut Port,
+    scratch: &mut Scratch,
+) -> bool {
+    let mut news = false;
     let count = port.sockets.len() + port.groups.len();
     'sockets: for k in 0..count {
         for _ in 0..BATCHES {
@@ -361,8 +533,16 @@ pub fn receive<N: Nic>(qp: &mut Qp, env: &mut Env<N>, scratch: &mut Scratch) -> 
                     from,
                     to: socket.local,
                     group,
+                    length: len,
                 };
-                if let Some(len) = deliver(qp, env, &port, &way, slot, len) {
+                let flow = Flow {
+                    src: from,
+                    dst: socket.local,
+                };
+                let found = packet::open(&slot[SLACK..SLACK + len], &flow);
+                if let Some(found) = found
+                    && let Some(len) = deliver(qp, env, port, &way, slot, found)
+                {
                     came[0] += len as u64;
                     came[1] += 1;
                 }
@@ -375,12 +555,6 @@ pub fn receive<N: Nic>(qp: &mut Qp, env: &mut Env<N>, scratch: &mut Scratch) -> 
             }
         }
     }
-    if port.received != before {
-        let [bytes, n] = port.received;
-        env.nic.note(&qp.native, note::RECEIVED_BYTES, bytes);
-        env.nic.note(&qp.native, note::RECEIVED_PACKETS, n);
-    }
-    qp.ud = Some(port);
     news
 }
 
@@ -406,6 +580,8 @@ struct Way {
     /// An address of the port or of a group.
     to: SocketAddr,
     group: bool,
+    /// Of the packet, as UDP carries it.
+    length: usize,
 }
 
 /// One datagram: `slot` has room for the GRH before it. Answers the payload's length when it took a receive.
@@ -415,11 +591,9 @@ fn deliver<N: Nic>(
     port: &Port,
     way: &Way,
     slot: &mut [u8],
-    len: usize,
+    (h, payload): (Header, core::ops::Range<usize>),
 ) -> Option<usize> {
-    let (from, to) = (way.from, way.to);
-    let flow = Flow { src: from, dst: to };
-    let (h, payload) = packet::open(&slot[SLACK..SLACK + len], &flow)?;
+    let (from, to, len) = (way.from, way.to, way.length);
     let addressed = if way.group {
         let own = |(_, s): &(PortAddress, Socket)| {
             (s.local.ip(), s.local.port()) == (from.ip(), from.port())

@@ -186,7 +186,7 @@ impl Context {
             self.deliver(&mut e);
         }
         let bulk = e.env.nic.take_pending();
-        let wake = e.watched() != 0 && self.asleep.load(Ordering::Relaxed);
+        let wake = e.needs_agent() && self.asleep.load(Ordering::Relaxed);
         drop(e);
         if bulk {
             self.pending.store(true, Ordering::Relaxed);
@@ -436,7 +436,7 @@ impl Context {
             atomic_cap: atomic_cap::GLOB,
             max_ee: 0,
             max_rdd: 0,
-            max_mw: limits::MAX_MR as i32,
+            max_mw: limits::MAX_MW as i32,
             max_raw_ipv6_qp: 0,
             max_raw_ethy_qp: 0,
             max_mcast_grp: limits::MAX_MCAST_GRP as i32,
@@ -511,7 +511,7 @@ impl Context {
     /// Serves peers while the program does not poll; keeps out of its way while it does (hazard 19).
     fn run(&self) {
         kernel::block_signals();
-        let mut looks = 0;
+        let (mut looks, mut datagram_looks) = (0, 0);
         let mut quiet = 0u32;
         let mut tick = TICK_NS;
         while !self.stop.load(Ordering::Acquire) {
@@ -519,10 +519,13 @@ impl Context {
             let now = self.looks.load(Ordering::Relaxed);
             let polled = now != looks;
             looks = now;
+            let now = self.receiver.looks.load(Ordering::Relaxed);
+            let frames = now == datagram_looks;
+            datagram_looks = now;
             let deep = if polled && !self.someone_sleeps() {
                 quiet = 0;
                 tick = (tick + TICK_NS / 4).min(LONG_TICK_NS);
-                self.glance();
+                self.glance(frames);
                 false
             } else {
                 tick = TICK_NS;
@@ -550,14 +553,17 @@ impl Context {
         self.engine.try_lock().is_ok_and(|e| e.someone_sleeps())
     }
 
-    /// The program polls: only what polling does not see.
-    fn glance(&self) {
+    /// The program polls: only what polling does not see, which may be datagrams.
+    fn glance(&self, frames: bool) {
         let mut e = match self.engine.try_lock() {
             Ok(g) => g,
             Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => return,
         };
         e.native_events();
         e.run_timers();
+        if frames {
+            e.look_for_frames();
+        }
         self.leave_agent(e);
     }
 
@@ -571,7 +577,7 @@ impl Context {
         e.native_events();
         let mut news = false;
         for _ in 0..64 {
-            if !e.progress() {
+            if !(e.progress() | e.look_for_frames()) {
                 break;
             }
             news = true;
@@ -582,7 +588,7 @@ impl Context {
         e.rest();
         // Deep sleep needs a device that can wake us, and nothing that only time brings forward.
         let deep = *quiet >= QUIET_TICKS
-            && e.watched() == 0
+            && !e.needs_agent()
             && e.env.nic.features().cq_notify
             && !e.env.timers
             && !self.unread.load(Ordering::Relaxed)

@@ -14,7 +14,7 @@ use super::types::{AhAttr, Errno, QpInfo, QpInit, Result};
 use crate::native::udp::{Watch, is_unicast};
 use crate::native::{NativeQp, Nic, kernel};
 use crate::ud::grh;
-use crate::ud::port::{self, Ah, Place, Port, Scratch};
+use crate::ud::port::{self, Ah, Look, Place, Port, Scratch};
 use kernel_abi::ext;
 use kernel_abi::verbs::{qps, qpt};
 
@@ -36,6 +36,10 @@ pub(super) struct Datagrams {
     watch: Option<Arc<Watch>>,
     /// Looks of the program at CQs that datagram QPs receive into.
     pub(super) looks: u64,
+    /// Requests wait for a receiver that is behind.
+    pub(super) stalled: bool,
+    /// Frames are there that nobody will be woken for: the agent must look.
+    pub(super) restless: bool,
     ahs: Vec<Option<Ah>>,
 }
 
@@ -147,8 +151,9 @@ impl<N: Nic> Engine<N> {
     }
 
     /// The QP starts to receive: what came earlier is lost.
-    pub(super) fn start_datagram(&mut self, qp: &Qp) {
-        if let Some(p) = &qp.ud {
+    pub(super) fn start_datagram(&mut self, qp: &mut Qp) {
+        if let Some(p) = &mut qp.ud {
+            p.open_frames(&mut self.env.nic, &qp.native);
             p.drain(&mut self.ud.scratch);
         }
     }
@@ -163,9 +168,22 @@ impl<N: Nic> Engine<N> {
         let Some(Some(qp)) = self.qps.get_mut(handle as usize) else {
             return;
         };
-        port::send(qp, &mut self.env, &self.ud.ahs, &mut self.ud.scratch);
+        self.ud.stalled |= port::send(qp, &mut self.env, &self.ud.ahs, &mut self.ud.scratch);
         if qp.ud.as_ref().is_some_and(|p| p.hungry) {
-            port::receive(qp, &mut self.env, &mut self.ud.scratch);
+            port::receive(qp, &mut self.env, &mut self.ud.scratch, Look::Everywhere);
+        }
+    }
+
+    /// Requests that had to wait for their receivers.
+    #[cold]
+    fn resume_datagrams(&mut self) {
+        self.ud.stalled = false;
+        for k in 0..self.ud.qps.len() {
+            let h = self.ud.qps[k] as usize;
+            if let Some(Some(qp)) = self.qps.get_mut(h) {
+                self.ud.stalled |=
+                    port::send(qp, &mut self.env, &self.ud.ahs, &mut self.ud.scratch);
+            }
         }
     }
 
@@ -175,12 +193,29 @@ impl<N: Nic> Engine<N> {
         if self.ud.qps.is_empty() {
             return false;
         }
-        self.receive_datagrams(cq)
+        match cq {
+            Some(_) => self.receive_datagrams(cq, Look::Often),
+            None => self.receive_datagrams(cq, Look::Everywhere),
+        }
+    }
+
+    /// Those that the device carries itself, for all QPs.
+    pub(super) fn look_for_frames(&mut self) -> bool {
+        !self.ud.qps.is_empty() && self.receive_datagrams(None, Look::Frames)
     }
 
     #[inline(never)]
-    fn receive_datagrams(&mut self, cq: Option<u32>) -> bool {
+    fn receive_datagrams(&mut self, cq: Option<u32>, look: Look) -> bool {
         let mut news = false;
+        let mut cq = cq;
+        if self.ud.stalled {
+            self.resume_datagrams();
+            if self.ud.stalled && cq.is_some() {
+                // Who waits for somebody takes whatever comes: the other one may be waiting for us.
+                self.ud.looks = self.ud.looks.wrapping_add(1);
+                cq = None;
+            }
+        }
         for k in 0..self.ud.qps.len() {
             let h = self.ud.qps[k] as usize;
             let Some(Some(qp)) = self.qps.get_mut(h) else {
@@ -190,7 +225,7 @@ impl<N: Nic> Engine<N> {
                 if cq.is_some() {
                     self.ud.looks = self.ud.looks.wrapping_add(1);
                 }
-                news |= port::receive(qp, &mut self.env, &mut self.ud.scratch);
+                news |= port::receive(qp, &mut self.env, &mut self.ud.scratch, look);
             }
         }
         if !self.env.raise.is_empty() {
@@ -204,7 +239,7 @@ impl<N: Nic> Engine<N> {
         if let Some(Some(qp)) = self.qps.get_mut(handle as usize) {
             qp.waits_at = None;
             if qp.ud.is_some() {
-                port::receive(qp, &mut self.env, &mut self.ud.scratch);
+                port::receive(qp, &mut self.env, &mut self.ud.scratch, Look::Everywhere);
             }
         }
     }

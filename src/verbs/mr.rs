@@ -170,6 +170,7 @@ pub struct MrTable {
     slots: Vec<(u8, Option<Box<Mr>>)>,
     free: VecDeque<u32>,
     max: usize,
+    max_windows: usize,
     live: usize,
     /// Implicit registrations: only with one does posting look for pieces to map.
     pub implicit: u32,
@@ -177,8 +178,9 @@ pub struct MrTable {
 }
 
 impl MrTable {
-    pub fn new(max: usize) -> MrTable {
+    pub fn new(max: usize, max_windows: usize) -> MrTable {
         MrTable {
+            max_windows,
             implicit: 0,
             windows: 0,
             slots: (0..FIRST).map(|_| (0, None)).collect(),
@@ -189,12 +191,17 @@ impl MrTable {
     }
 
     /// A free index and the key that its next MR will have.
-    pub fn reserve(&mut self) -> Result<u32> {
-        if self.live >= self.max {
+    pub fn reserve(&mut self, window: bool) -> Result<u32> {
+        let full = if window {
+            self.windows >= self.max_windows
+        } else {
+            self.live - self.windows >= self.max
+        };
+        if full {
             return Err(Errno::ENOMEM);
         }
         // Fresh indices first: a freed one rests while there are others.
-        let index = if self.slots.len() < FIRST + self.max.min(1 << 23) {
+        let index = if self.slots.len() < FIRST + (self.max + self.max_windows).min(1 << 23) {
             self.slots.push((0x11, None));
             (self.slots.len() - 1) as u32
         } else {

@@ -219,7 +219,7 @@ impl<N: Nic> Engine<N> {
     /// An unbound window. Its key is `rkey` until the first bind; type 2 programs choose the low 8 bits of later ones.
     pub fn alloc_mw(&mut self, pd: u32, type_2: bool) -> Result<MrInfo> {
         self.use_pd(pd, true)?;
-        let key = match self.env.mrs.reserve() {
+        let key = match self.env.mrs.reserve(true) {
             Ok(k) => k,
             Err(e) => {
                 self.use_pd(pd, false)?;

@@ -291,6 +291,9 @@ impl Qp {
                 self.number()
             );
         }
+        if let Some(port) = &mut self.ud {
+            port.close_frames(&mut env.nic, &self.native);
+        }
         env.forget_waiting(self);
         if let Some(conn) = self.conn.take() {
             // Who waits for this peer to forget a key waits no longer: it cannot use it any more.

@@ -100,7 +100,7 @@ impl<N: Nic> Engine<N> {
         make: impl FnOnce(&mut Self, u32) -> Result<Mr>,
     ) -> Result<MrInfo> {
         self.use_pd(pd, true)?;
-        let made = self.env.mrs.reserve().and_then(|key| {
+        let made = self.env.mrs.reserve(false).and_then(|key| {
             make(self, key).inspect_err(|_| {
                 self.env.mrs.release(key >> 8);
             })

@@ -98,8 +98,7 @@ impl Fabric {
     }
 }
 
-/// Bytes that port 1 of hbl_0 has sent over reliable and unreliable connections, as its port counter says: in words (IBTA Vol. 1,
-/// 16.1.3.5).
+/// Bytes that port 1 of hbl_0 has sent, connections and datagrams, as its port counter says: in words (IBTA Vol. 1, 16.1.3.5).
 pub fn sent_by_device(fabric: &Fabric) -> u64 {
     let path = "/sys/class/infiniband/hbl_0/ports/1/counters/port_xmit_data";
     let output = fabric.run("cat", [path]).output().expect("cat starts");
@@ -108,17 +107,4 @@ pub fn sent_by_device(fabric: &Fabric) -> u64 {
         .trim()
         .parse::<u64>()
         .unwrap_or_else(|_| panic!("{path}: {text}"))
-}
-
-/// UDP datagrams that this network namespace has sent (proc(5), /proc/net/snmp).
-pub fn sent_datagrams() -> u64 {
-    let table = std::fs::read_to_string("/proc/net/snmp").expect("procfs");
-    let mut lines = table.lines().filter(|l| l.starts_with("Udp: "));
-    let names = lines.next().expect("names").split_whitespace();
-    let values = lines.next().expect("values").split_whitespace();
-    names
-        .zip(values)
-        .find(|(name, _)| *name == "OutDatagrams")
-        .and_then(|(_, value)| value.parse().ok())
-        .expect("a count")
 }

@@ -9,7 +9,7 @@ mod release;
 mod unittest;
 
 pub use build::{artefact, workspace};
-pub use fabric::{Fabric, sent_by_device, sent_datagrams};
+pub use fabric::{Fabric, sent_by_device};
 pub use helper::{compile, compile_with};
 pub use perftest::{bandwidths, rows};
 pub use process::{Finished, Running, run_pair, spawn, start_pair};

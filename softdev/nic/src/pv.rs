@@ -2,7 +2,7 @@
 
 use crate::nic::NicContext;
 use crate::{Errno, Result};
-use kernel_abi::ext::{PV_VERSION, PvTable};
+use kernel_abi::ext::{FRAME_MAX, PV_VERSION, PvTable, frame};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering::*};
@@ -43,6 +43,11 @@ pub(crate) fn table_address() -> u64 {
         raise: raise as *const () as u64,
         stalled_us: stalled_us as *const () as u64,
         note: note as *const () as u64,
+        frame_open: frame_open as *const () as u64,
+        frame_close: frame_close as *const () as u64,
+        frame_send: frame_send as *const () as u64,
+        frame_recv: frame_recv as *const () as u64,
+        frame_arm: frame_arm as *const () as u64,
     });
     std::ptr::from_ref(table) as u64
 }
@@ -85,6 +90,40 @@ extern "C" fn stalled_us(cookie: u64, port: u32, qpn: u32) -> u64 {
 
 extern "C" fn note(cookie: u64, port: u32, qpn: u32, which: u32, value: u64) {
     with(cookie, |c| c.note(port, qpn, which, value));
+}
+
+extern "C" fn frame_open(cookie: u64, port: u32, qpn: u32) -> i32 {
+    let done = with(cookie, |c| Some(c.frame_open(port, qpn)));
+    match done.unwrap_or(Err(Errno::EIO)) {
+        Ok(()) => 0,
+        Err(e) => e.0,
+    }
+}
+
+extern "C" fn frame_close(cookie: u64, port: u32, qpn: u32) {
+    with(cookie, |c| c.frame_close(port, qpn));
+}
+
+extern "C" fn frame_send(cookie: u64, ipv4: u32, qp_num: u32, bytes: u64, len: u64) -> u32 {
+    if bytes == 0 || len > FRAME_MAX as u64 {
+        return frame::LOST;
+    }
+    // SAFETY: the caller's own bytes, which nobody changes during the call (the contract of the table).
+    let bytes = unsafe { std::slice::from_raw_parts(bytes as *const u8, len as usize) };
+    with(cookie, |c| c.frame_send(ipv4, qp_num, bytes))
+}
+
+extern "C" fn frame_recv(cookie: u64, port: u32, qpn: u32, room: u64, len: u64) -> u64 {
+    if room == 0 || len > isize::MAX as u64 {
+        return 0;
+    }
+    // SAFETY: the caller's own initialized bytes, which nobody else uses during the call (the contract of the table).
+    let room = unsafe { std::slice::from_raw_parts_mut(room as *mut u8, len as usize) };
+    with(cookie, |c| c.frame_recv(port, qpn, room) as u64)
+}
+
+extern "C" fn frame_arm(cookie: u64) -> u32 {
+    with(cookie, |c| u32::from(c.frame_arm()))
 }
 
 extern "C" fn raise(_cookie: u64, channel_fd: i32, user_handle: u64) -> i32 {

@@ -46,7 +46,10 @@ impl Gaudi {
         core.qp_state = qps::INIT as u8;
         core.port_num = port;
         core.qp_access_flags = access::REMOTE_WRITE;
-        let out = self.modify(handle, &mut core, &native_attributes())?;
+        // The driver's word for exhausted numbers; programs know ENOMEM for that (ibv_create_qp(3)).
+        let out = self
+            .modify(handle, &mut core, &native_attributes())
+            .map_err(|e| if e == Errno::EBUSY { Errno::ENOMEM } else { e })?;
         let generation = if self.ext.cap_mask & cap::QP_GENERATION != 0 {
             out.reserved
         } else {

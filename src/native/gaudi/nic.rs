@@ -4,13 +4,13 @@ use super::Gaudi;
 use super::connection::destroy;
 use crate::native::kernel::{self, Call};
 use crate::native::{
-    Completion, Connect, DeviceMemory, Features, NativeEvent, NativeQp, Nic, PortAddress,
+    Completion, Connect, DeviceMemory, Features, Frame, NativeEvent, NativeQp, Nic, PortAddress,
     RING_ENTRIES, Raised, Window, Write, mailbox_address, user,
 };
 use crate::verbs::types::{Errno, Result};
 use core::net::Ipv6Addr;
 use kernel_abi::accel::{MemArgs, mem_flag};
-use kernel_abi::ext::cap;
+use kernel_abi::ext::{cap, frame};
 use kernel_abi::gaudi2::{Doorbell, RecvWqe, SendWqe, comp_type, fifo_free, opcode, umr};
 use kernel_abi::uverbs::{self, AsyncEventDesc, cmd, device, obj};
 use kernel_abi::verbs::{event, mtu, qpt};
@@ -27,6 +27,8 @@ impl Nic for Gaudi {
             device_memory: has(cap::DRAM_BLOCK),
             lid_path: has(cap::LID_PATH),
             port_ipv4: has(cap::PORT_IPV4),
+            // They are found by the addresses that ports have by rule.
+            frames: has(cap::FRAMES) && has(cap::PORT_IPV4) && self.pv.is_some(),
         }
     }
 
@@ -277,7 +279,7 @@ impl Nic for Gaudi {
                 there |= pv.cq_arm(i as u8 + 1, cq.id, cq.ci);
             }
         }
-        there
+        there | (self.features().frames && pv.frame_arm())
     }
 
     fn stalled_us(&self, qp: &NativeQp) -> u64 {
@@ -293,6 +295,39 @@ impl Nic for Gaudi {
         {
             pv.note(qp.port, qp.id, which, value);
         }
+    }
+
+    fn frame_open(&mut self, qp: &NativeQp) -> Result<()> {
+        match &self.pv {
+            Some(pv) if self.features().frames => pv.frame_open(qp.port, qp.id),
+            _ => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    fn frame_close(&mut self, qp: &NativeQp) {
+        if let Some(pv) = &self.pv {
+            pv.frame_close(qp.port, qp.id);
+        }
+    }
+
+    #[inline]
+    fn frame_send(&self, to: [u8; 4], number: u32, bytes: &[u8]) -> Frame {
+        let Some(pv) = &self.pv else {
+            return Frame::NotHere;
+        };
+        match pv.frame_send(u32::from_be_bytes(to), number, bytes) {
+            frame::SENT => Frame::Sent,
+            frame::FULL => Frame::Full,
+            frame::LOST => Frame::Lost,
+            _ => Frame::NotHere,
+        }
+    }
+
+    #[inline]
+    fn frame_recv(&self, qp: &NativeQp, room: &mut [u8]) -> usize {
+        self.pv
+            .as_ref()
+            .map_or(0, |pv| pv.frame_recv(qp.port, qp.id, room))
     }
 
     fn raise(&mut self, channel_fd: i32, cookie: u64) -> Raised {

@@ -223,6 +223,7 @@ impl Nic for SimNic {
             device_memory: true,
             lid_path: false,
             port_ipv4: true,
+            frames: false,
         }
     }
 

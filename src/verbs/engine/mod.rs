@@ -29,6 +29,8 @@ pub mod limits {
     pub const MAX_CQ: usize = 8192;
     pub const MAX_CQE: u32 = 1 << 20;
     pub const MAX_MR: usize = 32768;
+    /// Each bound one takes device addresses of its own, of which there are 61439 pieces (docs/design.md, Device addresses).
+    pub const MAX_MW: usize = 16384;
     pub const MAX_PD: usize = 8192;
     pub const MAX_AH: usize = 8192;
     /// A power of two: SRQ numbers hold the index in their low bits.
@@ -78,7 +80,7 @@ impl<N: Nic> Engine<N> {
             env: Env {
                 nic,
                 cqs: Vec::new(),
-                mrs: MrTable::new(limits::MAX_MR),
+                mrs: MrTable::new(limits::MAX_MR, limits::MAX_MW),
                 pds: Vec::new(),
                 srqs: Vec::new(),
                 srq_generation: 0,

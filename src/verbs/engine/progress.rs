@@ -43,6 +43,11 @@ impl<N: Nic> Engine<N> {
         self.active.len()
     }
 
+    /// Something must be looked at from time to time.
+    pub(in crate::verbs) fn needs_agent(&self) -> bool {
+        self.watched() != 0 || self.ud.stalled || self.ud.restless
+    }
+
     /// Looks at everything that can have changed. True when something had.
     #[inline]
     pub fn progress(&mut self) -> bool {
@@ -161,9 +166,17 @@ impl<N: Nic> Engine<N> {
                 break;
             }
         }
-        if self.env.nic.features().cq_notify && self.env.nic.arm() {
-            self.progress();
-            self.env.nic.arm();
+        if self.env.nic.features().cq_notify {
+            let mut there = self.env.nic.arm();
+            for _ in 0..2 {
+                if !there {
+                    break;
+                }
+                self.progress();
+                self.look_for_frames();
+                there = self.env.nic.arm();
+            }
+            self.ud.restless = there;
         }
     }
 

@@ -38,7 +38,7 @@ impl<N: Nic> Engine<N> {
     }
 
     fn make_mr(&mut self, pd: u32, addr: u64, len: u64, iova: u64, access: u32) -> Result<MrInfo> {
-        let key = self.env.mrs.reserve()?;
+        let key = self.env.mrs.reserve(false)?;
         let device = match self
             .env
             .nic

@@ -3,6 +3,7 @@
 use super::accel_file::AccelFile;
 use super::cq;
 use super::fifo::Registers;
+use super::frames;
 use super::port::PortState;
 use super::qp::Qp;
 use super::ranges::Ranges;
@@ -45,6 +46,8 @@ pub struct NicContext {
     pub(super) rings: Mutex<Ranges>,
     pub(super) registers: Registers,
     pub(super) schedule: Schedule,
+    pub(super) receiver: frames::Receiver,
+    pub(super) sender: frames::Sender,
     /// Held while a peer's word about a QP is taken in, and while such words are thrown away.
     pub(super) reports: Mutex<()>,
 }
@@ -114,6 +117,8 @@ impl NicContext {
             rings: Mutex::new(Ranges::new(layout.wq_rings(), layout.rings)),
             registers: Registers::new(),
             schedule: Schedule::default(),
+            receiver: frames::Receiver::default(),
+            sender: frames::Sender::default(),
             reports: Mutex::new(()),
         });
         // From here on dropping the context gives the ASID back.
@@ -285,6 +290,8 @@ impl NicContext {
         // Said before the QPs go, so that no peer takes this for a death.
         self.map.w32(head::CLOSED).store(1, SeqCst);
         crate::trap::forget(self);
+        self.frames_leave();
+        self.frames_end();
         for (port, qpn) in self.owned_qps() {
             self.invalidate_qp(port, qpn);
         }

@@ -7,6 +7,7 @@ pub(crate) mod cq;
 mod engine;
 mod events;
 mod fifo;
+pub(crate) mod frames;
 mod handover;
 pub(crate) mod mmu;
 mod port;

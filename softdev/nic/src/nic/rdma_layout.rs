@@ -9,13 +9,14 @@
 //! | arena: `usable` bytes of the provider's | program, peers by WRITE |
 //! | event word page | NIC |
 //! | CQ pages (PI, consumer's words), FIFO CI pages, CQ rings | NIC, program |
+//! | frames: head page, lane table, lanes (see `nic::frames`) | NIC, peers |
 //! | WQ rings | program |
 //! | behind the end: UMR register pages | nobody: a store traps |
 
 use crate::shm::fabric_file::{MAX_PORTS, MAX_PROCS, MAX_QPS};
 use kernel_abi::gaudi2::UMR_PAGES;
 
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"gaudirdm");
 pub(crate) const PAGE: u64 = 4096;
 
@@ -60,8 +61,9 @@ const EVENT: u64 = 0;
 const CQ_PAGES: u64 = EVENT + PAGE;
 const FIFO_PAGES: u64 = CQ_PAGES + (MAX_PORTS * CQS) as u64 * PAGE;
 const CQ_RINGS: u64 = FIFO_PAGES + (MAX_PORTS * FIFOS) as u64 * PAGE;
+const FRAMES: u64 = CQ_RINGS + (MAX_PORTS * CQS) as u64 * CQ_SLOT;
 /// Bytes between the usable arena and the WQ rings.
-pub(crate) const FIXED_TAIL: u64 = CQ_RINGS + (MAX_PORTS * CQS) as u64 * CQ_SLOT;
+pub(crate) const FIXED_TAIL: u64 = FRAMES + super::frames::BYTES;
 
 pub(crate) const UMR_BYTES: u64 = MAX_PORTS as u64 * UMR_PAGES as u64 * PAGE;
 
@@ -139,6 +141,9 @@ impl Layout {
             + CQ_RINGS
             + (port_index(port) * u64::from(CQS) + u64::from(cq % CQS)) * CQ_SLOT
     }
+    pub(crate) fn frames(self) -> u64 {
+        ARENA + self.usable + FRAMES
+    }
     /// Where the WQ rings begin: peers need nothing from here on.
     pub(crate) fn wq_rings(self) -> u64 {
         ARENA + self.usable + FIXED_TAIL
@@ -177,7 +182,8 @@ mod tests {
             assert!(l.cq_page(1, 0) > l.event());
             assert_eq!(l.cq_page(24, 15) + PAGE, l.fifo_page(1, 0));
             assert_eq!(l.fifo_page(24, 31) + PAGE, l.cq_ring(1, 0));
-            assert_eq!(l.cq_ring(24, 15) + CQ_SLOT, l.wq_rings());
+            assert_eq!(l.cq_ring(24, 15) + CQ_SLOT, l.frames());
+            assert_eq!(l.frames() + super::super::frames::BYTES, l.wq_rings());
             assert_eq!(l.umr_at(l.umr_page(24, 14) + 0x184), Some((24, 14)));
             assert_eq!(l.umr_at(l.umr_page(24, 14) + PAGE), None);
             assert_eq!(l.umr_at(l.total() - 1), None);

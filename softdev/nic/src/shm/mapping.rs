@@ -98,6 +98,24 @@ impl Mapping {
         }
     }
 
+    /// Copies bytes of ours in; nothing where they do not fit.
+    #[inline(always)]
+    pub(crate) fn put(&self, off: u64, bytes: &[u8]) {
+        if let Some(to) = self.ptr(off, bytes.len() as u64) {
+            // SAFETY: inside the mapping; a raw copy makes no reference to memory that others write; ours does not overlap it.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        }
+    }
+
+    /// Copies bytes out.
+    #[inline(always)]
+    pub(crate) fn get(&self, off: u64, bytes: &mut [u8]) {
+        if let Some(from) = self.ptr(off, bytes.len() as u64) {
+            // SAFETY: as in `put`.
+            unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), bytes.len()) };
+        }
+    }
+
     /// Sixteen-byte compare-and-swap at an offset that is a multiple of 16; what is there if it differs.
     #[inline(always)]
     #[cfg_attr(test, track_caller)]
