@@ -1,6 +1,9 @@
 //! Ports on network interfaces: two network namespaces joined by veth, a fabric in each, nothing shared but the wire. Needs root.
 
-use gaudi_tests::{Fabric, Failures, Finished, rows, run_pair, spawn};
+use gaudi_tests::{
+    End, Fabric, Failures, Finished, compile, outcomes, ran, rows, run_pair, spawn, unpack,
+};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -135,7 +138,7 @@ fn datagrams_between_namespaces() {
             failures.note(&line, done);
         }
     }
-    for line in [
+    let some = [
         "ib_send_lat -c UD -a -n 100",
         "ib_send_lat -c UD -e -n 200",
         "ib_send_lat -c UD -I 64 -x 5",
@@ -144,7 +147,34 @@ fn datagrams_between_namespaces() {
         "ib_send_bw -c UD -q 4 -e",
         "ib_send_bw -c UD -t 1 -r 1 -n 200",
         "ib_send_bw -c UD -n 500 -x 1",
-    ] {
+    ];
+    let more = [
+        "ib_send_lat -c UD -s 1 -n 500",
+        "ib_send_lat -c UD -s 1024 -n 500 -x 1",
+        "ib_send_lat -c UD -t 16 -n 300",
+        "ib_send_lat -c UD -r 1 -n 200",
+        "ib_send_lat -c UD -I 220 -s 220 -n 300",
+        "ib_send_lat -c UD --mr_per_qp -n 200",
+        "ib_send_lat -c UD -D 1",
+        "ib_send_bw -c UD -s 1 -n 500",
+        "ib_send_bw -c UD -t 16 -n 500",
+        "ib_send_bw -c UD -t 512 -n 1000",
+        "ib_send_bw -c UD -r 512 -n 1000",
+        "ib_send_bw -c UD -q 16 -n 100",
+        "ib_send_bw -c UD -q 128 -t 4 -r 16 -n 50",
+        "ib_send_bw -c UD -l 8 -n 400",
+        "ib_send_bw -c UD -Q 1 -n 300",
+        "ib_send_bw -c UD -b -e -n 300",
+        "ib_send_bw -c UD -I 64 -s 64 -n 500",
+        "ib_send_bw -c UD --use-srq -q 4 -n 200",
+        "ib_send_bw -c UD --mr_per_qp -q 2 -n 300",
+        "ib_send_bw -c UD -N -n 500",
+        "ib_send_bw -c UD -D 1",
+    ];
+    let more = more
+        .iter()
+        .filter(|_| std::env::var_os("GAUDI_TESTS_LONG").is_some());
+    for line in some.iter().chain(more) {
         let done = spaces.lossy(line, 1).and_then(|(server, client)| {
             if rows(&client.stdout).is_empty() {
                 return Err(format!("no table: {server}{client}"));
@@ -179,6 +209,71 @@ fn multicast_between_namespaces() {
         failures.note(line, done);
     }
     failures.check();
+}
+
+/// Members in both namespaces, several in a process; each also by its own number (tests/c/groups.c).
+#[test]
+fn groups_and_numbers_reach_everybody() {
+    let Some(spaces) = Spaces::new() else { return };
+    let program = compile("groups");
+    let program = program.display();
+    let mut failures = Failures::default();
+    let mapped = IPV4.map(|ip| format!("::ffff:{ip}"));
+    for (group, index, addresses) in [
+        ("ff0e::ffff:239.7.7.7", 3, mapped),
+        ("ff12::7777", 5, IPV6.map(str::to_string)),
+    ] {
+        let places = [1, 1, 0];
+        let mut members =
+            places.map(|i| spawn(spaces.line(i, &format!("{program} take {index} {group} 100"))));
+        let deadline = Instant::now() + LIMIT;
+        let mut line = format!("{program} send {index} {group}");
+        for (i, member) in places.iter().zip(&mut members) {
+            let ready = loop {
+                let text = member.so_far();
+                if text.contains('\n') || member.is_over() || Instant::now() > deadline {
+                    break text;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            };
+            for number in ready.split_whitespace().skip(1) {
+                line += &format!(" {} {number}", addresses[*i]);
+            }
+        }
+        let sender = spawn(spaces.line(0, &line));
+        for member in members {
+            failures.note(&line, member.finish(LIMIT).expect_success());
+        }
+        drop(sender);
+    }
+    failures.check();
+}
+
+/// rdma-core's Python tests of datagrams, on a port that is bound to an interface: both ends are in one process.
+#[test]
+fn python_tests_on_an_interface() {
+    const PACKAGED: &str = "/usr/share/doc/rdma-core/tests";
+    let Some(spaces) = Spaces::new() else { return };
+    if !Path::new(PACKAGED).is_dir() {
+        eprintln!("SKIPPED: {PACKAGED} is not there");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    unpack(Path::new(PACKAGED), dir.path());
+    for gid in [3, 5] {
+        let line = format!(
+            "/usr/bin/python3 -W ignore tests/run_tests.py -v --dev hbl_0 --gid {gid} -k ud"
+        );
+        let mut command = spaces.line(0, &line);
+        command.current_dir(dir.path());
+        let done = spawn(command).finish(Duration::from_secs(60));
+        let ends = outcomes(&done.stderr);
+        let passed = ends.values().filter(|e| **e == End::Ok).count();
+        assert!(
+            done.success() && ran(&done.stderr) == Some(ends.len()) && passed >= 12,
+            "{passed} passed: {done}"
+        );
+    }
 }
 
 /// RC has no wire: what is not in this fabric does not answer, and the program hears so soon.

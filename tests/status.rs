@@ -141,6 +141,29 @@ fn datagrams_and_unconnected_pairs() {
         text.contains("UD 0x") && text.contains("datagrams out 0 (0/s), in 0"),
         "{text}"
     );
+    // A pair at work names each other; a member of a group says so.
+    let line =
+        |port: u16, end: &str| fabric.line(&format!("ib_send_lat -c UD -D 60 -F -p {port} {end}"));
+    let make = |port| (line(port, "-d hbl_0"), line(port, "-d hbl_1 localhost"));
+    let (server, client) = start_pair(&make).unwrap_or_else(|e| panic!("{e}"));
+    let ends = [
+        format!("last to {} ib_send_lat hbl_0/1 UD 0x", server.pid()),
+        format!("last to {} ib_send_lat hbl_1/1 UD 0x", client.pid()),
+    ];
+    let text = until(&fabric, &[], |t| ends.iter().all(|e| t.contains(e)));
+    assert!(ends.iter().all(|e| text.contains(e)), "{text}");
+    drop((server, client));
+    let line = |port: u16, end: &str| {
+        fabric.line(&format!(
+            "ib_send_bw -c UD -g -x 1 -D 60 -F -p {port} {end}"
+        ))
+    };
+    let make = |port| (line(port, ""), line(port, "localhost"));
+    let (server, client) = start_pair(&make).unwrap_or_else(|e| panic!("{e}"));
+    let member = |t: &str| t.contains(", in 1 group") && t.contains(", last to a group");
+    let text = until(&fabric, &[], member);
+    assert!(member(&text), "{text}");
+    drop((server, client));
     let idle = spawn(fabric.line("sleep 60"));
     let text = until(&fabric, &[], |t| t.contains("(has no device open)"));
     assert!(

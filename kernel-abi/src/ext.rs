@@ -72,7 +72,8 @@ pub mod cap {
 
 /// Words that a provider may note about a QP, with [`cap::QP_NOTES`]. Counters only grow while the QP lives.
 pub mod note {
-    /// Verbs QP type in bits 0..8, verbs state + 1 in bits 8..16; 0: nothing noted.
+    /// Verbs QP type in bits 0..8, verbs state + 1 in bits 8..16; 0: nothing noted. Of a datagram QP also whom it sent to last (number in bits
+    /// 16..40, device + 1 in 48..56) and in how many multicast groups it is (40..48).
     pub const TYPE_STATE: u32 = 0;
     /// What left and came by the port's Ethernet side.
     pub const SENT_BYTES: u32 = 1;
@@ -83,6 +84,27 @@ pub mod note {
 
     pub const fn type_state(qp_type: u32, state: u32) -> u64 {
         (qp_type & 0xff) as u64 | (((state + 1) & 0xff) as u64) << 8
+    }
+
+    /// The part about datagrams. `last`: number, and the device of the fabric that has the address.
+    pub const fn datagrams(last: u32, device: Option<u8>, groups: usize) -> u64 {
+        let groups = if groups < 0xff { groups as u64 } else { 0xff };
+        let device = match device {
+            Some(d) => d as u64 + 1,
+            None => 0,
+        };
+        ((last & 0xff_ffff) as u64) << 16 | groups << 40 | (device & 0xff) << 48
+    }
+
+    /// Number of whom it sent to last (0: nobody), the device, groups.
+    pub const fn split_datagrams(word: u64) -> (u32, Option<u32>, u32) {
+        let device = (word >> 48 & 0xff) as u32;
+        let device = if device == 0 { None } else { Some(device - 1) };
+        (
+            (word >> 16 & 0xff_ffff) as u32,
+            device,
+            (word >> 40 & 0xff) as u32,
+        )
     }
 
     /// Type and state; None when nothing was noted.
@@ -102,6 +124,14 @@ pub const PEER_DIED: u8 = 0x4f;
 /// With [`cap::PORT_IPV4`]: the address of IB port `port` of device `device`, whose MAC is 02:1d:a3:00:dd:pp.
 pub fn port_ipv4(device: u8, port: u8) -> [u8; 4] {
     [127, 16u8.wrapping_add(device), port, 1]
+}
+
+/// The device whose port has the address.
+pub fn ipv4_device(address: [u8; 4]) -> Option<u8> {
+    match address {
+        [127, device, _, 1] => device.checked_sub(16),
+        _ => None,
+    }
 }
 
 /// What the link-local GIDs of all ports begin with (EUI-64 of the MAC, RFC 4291 appendix A); device and port follow.

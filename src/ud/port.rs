@@ -49,6 +49,8 @@ pub struct Port {
     pub hungry: bool,
     /// The device carries datagrams of its own QPs.
     frames: bool,
+    /// Whom it sent to last, for those who look: number, and device where there is a rule for addresses.
+    last: (u32, Option<u8>),
     /// Looks at sockets to be left out now, and after the next one that finds nothing.
     spared: [u8; 2],
 }
@@ -85,6 +87,7 @@ impl Port {
             received: [0; 2],
             hungry: false,
             frames: false,
+            last: (0, None),
             spared: [0; 2],
         };
         let mut failed = None;
@@ -156,6 +159,12 @@ impl Port {
         let at = self.groups.iter().position(|(g, _)| g == gid);
         self.groups.remove(at.ok_or(Errno::EINVAL)?);
         Ok(())
+    }
+
+    /// For those who look at the device.
+    pub fn noted(&self) -> u64 {
+        let (number, device) = self.last;
+        note::datagrams(number, device, self.groups.len())
     }
 
     /// The QP receives from now on.
@@ -244,7 +253,7 @@ pub fn send<N: Nic>(
     let Some(mut port) = qp.ud.take() else {
         return false;
     };
-    let before = port.sent;
+    let (before, last) = (port.sent, port.last);
     let mut waits = false;
     while qp.state == qps::RTS && qp.sq.issued != qp.sq.tail {
         let i = qp.sq.issued;
@@ -272,7 +281,11 @@ pub fn send<N: Nic>(
         env.nic.note(&qp.native, note::SENT_BYTES, bytes);
         env.nic.note(&qp.native, note::SENT_PACKETS, n);
     }
+    let other = port.last != last;
     qp.ud = Some(port);
+    if other {
+        qp.note_state(env);
+    }
     waits
 }
 
@@ -349,6 +362,13 @@ fn send_one<N: Nic>(
         }
     };
     port.psn = port.psn.wrapping_add(1);
+    let device = match to.ip() {
+        IpAddr::V4(ip) if !ah.group && env.nic.features().port_ipv4 => {
+            ext::ipv4_device(ip.octets())
+        }
+        _ => None,
+    };
+    port.last = (dest_qpn, device);
     if gone {
         port.sent[0] += e.len;
         port.sent[1] += 1;

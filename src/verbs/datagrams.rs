@@ -265,15 +265,25 @@ impl<N: Nic> Engine<N> {
         {
             return Err(Errno::ENOMEM);
         }
-        match port.attach(gid)? {
+        let new = port.attach(gid)?;
+        self.note_qp(handle);
+        match new {
             Some(fd) => watch.add(fd),
             None => Ok(()),
         }
     }
 
+    fn note_qp(&self, handle: u32) {
+        if let Some(Some(qp)) = self.qps.get(handle as usize) {
+            qp.note_state(&self.env);
+        }
+    }
+
     pub fn detach_mcast(&mut self, handle: u32, gid: [u8; 16]) -> Result<()> {
         let qp = self.qp(handle)?;
-        qp.ud.as_mut().ok_or(Errno::EINVAL)?.detach(&gid)
+        qp.ud.as_mut().ok_or(Errno::EINVAL)?.detach(&gid)?;
+        self.note_qp(handle);
+        Ok(())
     }
 
     pub fn create_ah(&mut self, pd: u32, a: &AhAttr) -> Result<u32> {

@@ -306,7 +306,8 @@ impl Qp {
 
     /// For those who look at the device.
     pub fn note_state<N: Nic>(&self, env: &Env<N>) {
-        let word = note::type_state(self.qp_type, self.state);
+        let datagrams = self.ud.as_ref().map_or(0, |p| p.noted());
+        let word = note::type_state(self.qp_type, self.state) | datagrams;
         env.nic.note(&self.native, note::TYPE_STATE, word);
     }
 

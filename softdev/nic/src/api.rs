@@ -64,6 +64,10 @@ pub struct QpInfo {
     pub sent: [u64; 3],
     /// Datagrams: bytes and packets sent, bytes and packets received.
     pub datagrams: [u64; 4],
+    /// Whom it sent a datagram to last: number (0: nobody), and the device, when it is in this fabric.
+    pub last: (u32, Option<u32>),
+    /// Multicast groups that it is in.
+    pub groups: u32,
 }
 
 impl QpInfo {

@@ -105,6 +105,7 @@ impl Fabric {
                     noted: note::split_type_state(record.note(note::TYPE_STATE).load(Relaxed)),
                     sent: [0, 1, 2].map(|which| record.sent(which).load(Relaxed)),
                     datagrams: [1, 2, 3, 4].map(|which| record.note(which).load(Relaxed)),
+                    ..QpInfo::default()
                 });
             }
         }

@@ -141,6 +141,7 @@ fn count_received(picture: &mut FabricSnapshot) {
 fn info(device: u32, port: u32, pid: u32, line: &QpLine) -> QpInfo {
     let [type_state, datagrams @ ..] = line.notes;
     let req = ReqCtx { words: line.req };
+    let (last, device_of_last, groups) = note::split_datagrams(type_state);
     QpInfo {
         device,
         port,
@@ -156,5 +157,7 @@ fn info(device: u32, port: u32, pid: u32, line: &QpLine) -> QpInfo {
         noted: note::split_type_state(type_state),
         sent: line.sent,
         datagrams,
+        last: (last, device_of_last),
+        groups,
     }
 }

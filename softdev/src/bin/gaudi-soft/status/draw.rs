@@ -347,10 +347,15 @@ fn far_end(
     if qp.kind == "UD" {
         let [_, sent, _, received] = qp.datagrams;
         let [out, into] = qp.datagram_rates;
-        return line.up_to(38).faint(format!(
+        let line = line.up_to(38).faint(format!(
             "datagrams {} {sent} ({out:.0}/s), {} {received} ({into:.0}/s)",
             signs.out, signs.into
         ));
+        let line = match qp.groups {
+            0 => line,
+            n => line.faint(format!(", in {}", count(n as usize, "group", "groups"))),
+        };
+        return if single { last_peer(line, qp, p) } else { line };
     }
     let Some(to) = qp.peer else {
         return line.up_to(38).faint("not connected");
@@ -397,6 +402,29 @@ fn far_end(
             count(messages as usize, "write", "writes")
         ))
 }
+
+/// Whom a datagram QP sent to last.
+fn last_peer(line: Line, qp: &Qp, p: &Picture) -> Line {
+    let Some((number, at)) = qp.last else {
+        return line;
+    };
+    let line = line.faint(", last to ");
+    if number == MULTICAST {
+        return line.faint("a group");
+    }
+    let there = at.and_then(|at| p.qp(at));
+    match there.filter(|(_, peer)| peer.number == number) {
+        Some((process, peer)) => line
+            .strong(process.pid.to_string())
+            .plain(format!(" {} ", process.program))
+            .plain(format!("{} ", place(p, peer.at.0, peer.at.1)))
+            .plain(format!("{} {number:#08x}", peer.kind)),
+        None => line.faint(format!("{number:#08x}")),
+    }
+}
+
+/// Destination number of multicast datagrams (IBTA 10.5.2).
+const MULTICAST: u32 = 0xff_ffff;
 
 fn per_second(rate: f64) -> String {
     format!("{}/s", bytes(rate))

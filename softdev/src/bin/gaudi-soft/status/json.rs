@@ -62,7 +62,8 @@ fn qp_text(p: &Picture, qp: &Qp) -> String {
     format!(
         "{{\"device\":{},\"port\":{},\"number\":{},\"type\":{},\"state\":{},\"peer\":{},\"mutual\":{},\
          \"sent_bytes\":{},\"sent_messages\":{},\"sent_bytes_per_s\":{:.0},\
-         \"datagrams\":{{\"sent\":{tx},\"sent_bytes\":{tx_bytes},\"received\":{rx},\"received_bytes\":{rx_bytes}}}}}",
+         \"datagrams\":{{\"sent\":{tx},\"sent_bytes\":{tx_bytes},\"received\":{rx},\"received_bytes\":{rx_bytes},\
+         \"last_to\":{},\"groups\":{}}}}}",
         string(&name(p, qp.at.0)),
         qp.at.1,
         qp.number,
@@ -73,6 +74,8 @@ fn qp_text(p: &Picture, qp: &Qp) -> String {
         qp.bytes,
         qp.messages,
         qp.rate,
+        qp.last.map_or("null".into(), |(n, _)| n.to_string()),
+        qp.groups,
     )
 }
 

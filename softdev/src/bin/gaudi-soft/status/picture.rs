@@ -57,6 +57,10 @@ pub(super) struct Qp {
     /// Datagrams sent and received in a second.
     pub(super) datagram_rates: [f64; 2],
     pub(super) pid: u32,
+    /// Of a datagram QP: number and place of whom it sent to last.
+    pub(super) last: Option<(u32, Option<At>)>,
+    /// Multicast groups.
+    pub(super) groups: u32,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -243,7 +247,15 @@ fn describe_qp(q: &QpInfo, by_place: &BTreeMap<At, &QpInfo>) -> Qp {
         datagrams: q.datagrams,
         datagram_rates: [0.0; 2],
         pid: q.pid,
+        last: last(q.last),
+        groups: q.groups,
     }
+}
+
+/// A number holds port and native number in its lower bits.
+fn last((number, device): (u32, Option<u32>)) -> Option<(u32, Option<At>)> {
+    let place = device.map(|d| (d, number >> 13 & 0x1f, number & 0x1fff));
+    (number != 0).then_some((number, place))
 }
 
 fn type_name(kind: u32) -> &'static str {
