@@ -14,6 +14,7 @@ fn events_drops_deaths_and_domains() {
         "uc-drop",
         "uc-death",
         "xrc-objects",
+        "xrc-events",
     ] {
         for second in ["0", "1"] {
             let done = spawn(fabric.run(program.as_os_str(), [case, second]))

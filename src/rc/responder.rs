@@ -5,7 +5,7 @@ use super::msg::{self, Header, flag, kind, nak};
 use super::uc;
 use crate::native::{Nic, Write, user};
 use crate::verbs::mw::Step;
-use crate::verbs::qp::{AsyncEvent, Env, Qp};
+use crate::verbs::qp::{Env, Qp};
 use crate::verbs::srq::{NONE, Source, Taken};
 use crate::verbs::types::Wc;
 use kernel_abi::verbs::{access, event, qps, qpt, wc_flag, wc_opcode, wc_status};
@@ -118,13 +118,7 @@ fn tell<N: Nic>(qp: &Qp, env: &mut Env<N>, event: u32) {
     if uc::is(qp) && event != event::COMM_EST {
         return;
     }
-    for &element in &qp.openers {
-        env.events.push(AsyncEvent { element, event });
-    }
-    env.events.push(AsyncEvent {
-        element: qp.cookie,
-        event,
-    });
+    qp.tell(env, event);
 }
 
 /// A receive for a message.

@@ -120,6 +120,14 @@ impl Qp {
         self.native.number()
     }
 
+    /// An asynchronous event, for every handle on the QP (as the kernel gives it to all that have opened an XRC receive QP).
+    pub fn tell<N: Nic>(&self, env: &mut Env<N>, event: u32) {
+        let all = [self.cookie];
+        for &element in all.iter().chain(&self.openers) {
+            env.events.push(AsyncEvent { element, event });
+        }
+    }
+
     /// The oldest request that is not issued has begun all the same: its data is on its way, or a key of it is being asked for.
     pub fn begun(&self) -> bool {
         self.sq.issued != self.sq.tail && self.sq.at(self.sq.issued).stage != Stage::Queued
@@ -321,10 +329,7 @@ impl Qp {
         self.flush(env);
         if matches!(self.source, Some(Source::Srq(_))) {
             // No message takes a receive from the SRQ any more, and all that were taken are reported (IBTA 11.6.3.1).
-            env.events.push(AsyncEvent {
-                element: self.cookie,
-                event: event::QP_LAST_WQE_REACHED,
-            });
+            self.tell(env, event::QP_LAST_WQE_REACHED);
         }
     }
 }

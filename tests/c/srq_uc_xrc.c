@@ -410,6 +410,56 @@ static void xrc_objects(void)
     close_node(&n);
 }
 
+static void expect_event(struct ibv_context *ctx, struct ibv_qp *qp, struct ibv_qp *other)
+{
+    unsigned seen = 0;
+    for (int i = 0; i < 2; i++) {
+        struct ibv_async_event event;
+        CHECK(!ibv_get_async_event(ctx, &event));
+        CHECK(event.event_type == IBV_EVENT_QP_FATAL || event.event_type == IBV_EVENT_QP_REQ_ERR);
+        seen |= (event.element.qp == qp) | (event.element.qp == other) << 1;
+        ibv_ack_async_event(&event);
+    }
+    CHECK(seen == 3);
+}
+
+/* Both handles on an XRC receive QP hear of its end. */
+static void xrc_events(void)
+{
+    struct node n = open_node(0), m = open_node(second);
+    struct ibv_xrcd_init_attr init = {.comp_mask = IBV_XRCD_INIT_ATTR_FD | IBV_XRCD_INIT_ATTR_OFLAGS, .fd = -1, .oflags = O_CREAT};
+    struct ibv_xrcd *domain = ibv_open_xrcd(m.ctx, &init);
+    CHECK(domain);
+    struct ibv_qp_init_attr_ex target_init = {.qp_type = IBV_QPT_XRC_RECV, .comp_mask = IBV_QP_INIT_ATTR_XRCD, .xrcd = domain};
+    struct ibv_qp_init_attr_ex sender_init = {.qp_type = IBV_QPT_XRC_SEND,
+                                              .comp_mask = IBV_QP_INIT_ATTR_PD,
+                                              .pd = n.pd,
+                                              .send_cq = n.cq,
+                                              .cap = {.max_send_wr = 4, .max_send_sge = 1}};
+    struct ibv_qp *target = ibv_create_qp_ex(m.ctx, &target_init), *sender = ibv_create_qp_ex(n.ctx, &sender_init);
+    CHECK(target && sender);
+    struct ibv_qp_open_attr open_attr = {.comp_mask = IBV_QP_OPEN_ATTR_NUM | IBV_QP_OPEN_ATTR_XRCD | IBV_QP_OPEN_ATTR_TYPE,
+                                         .qp_num = target->qp_num,
+                                         .xrcd = domain,
+                                         .qp_type = IBV_QPT_XRC_RECV};
+    struct ibv_qp *again = ibv_open_qp(m.ctx, &open_attr);
+    CHECK(again);
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_INIT, .port_num = 1, .qp_access_flags = ALL_ACCESS};
+    int mask = IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS;
+    CHECK(!ibv_modify_qp(target, &attr, mask) && !ibv_modify_qp(sender, &attr, mask));
+    struct address at_target = address_of(target), at_sender = address_of(sender);
+    connect_qp(sender, &at_target);
+    connect_qp(target, &at_sender);
+    /* To an SRQ that there is not. */
+    struct ibv_send_wr wr = {.wr_id = 5, .opcode = IBV_WR_SEND, .send_flags = IBV_SEND_SIGNALED, .qp_type.xrc.remote_srqn = 0x123456}, *bad;
+    CHECK(!(errno = ibv_post_send(sender, &wr, &bad)));
+    expect(n.cq, 5, IBV_WC_REM_INV_REQ_ERR);
+    expect_event(m.ctx, target, again);
+    CHECK(!ibv_destroy_qp(again) && !ibv_destroy_qp(target) && !ibv_destroy_qp(sender) && !ibv_close_xrcd(domain));
+    close_node(&n);
+    close_node(&m);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -419,7 +469,8 @@ int main(int argc, char **argv)
                  {"srq-shared", srq_shared},
                  {"uc-drop", uc_drop},
                  {"uc-death", uc_death},
-                 {"xrc-objects", xrc_objects}};
+                 {"xrc-objects", xrc_objects},
+                 {"xrc-events", xrc_events}};
     signal(SIGPIPE, SIG_IGN);
     if (argc == 3)
         for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++)

@@ -5,7 +5,7 @@ use crate::native::Nic;
 use crate::rc::conn::{Conn, Rnr};
 use crate::rc::msg::{self, nak};
 use crate::rc::uc;
-use crate::verbs::qp::{AsyncEvent, Env, Qp};
+use crate::verbs::qp::{Env, Qp};
 use crate::verbs::queue::Stage;
 use kernel_abi::verbs::{event, wc_status};
 
@@ -124,10 +124,7 @@ pub fn fatal<N: Nic>(qp: &mut Qp, c: &mut Conn, env: &mut Env<N>, status: u32) {
         }
         fail_entry(qp, head, status);
     } else if !c.dead {
-        env.events.push(AsyncEvent {
-            element: qp.cookie,
-            event: event::QP_FATAL,
-        });
+        qp.tell(env, event::QP_FATAL);
     }
     c.dead = true;
 }

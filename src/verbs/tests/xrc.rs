@@ -275,3 +275,32 @@ fn an_atomic_write_is_not_taken_for_the_choice_of_an_srq() {
     assert_eq!(b.mem[off as usize..][..8], a.mem[..8]);
     assert_eq!((vb.len(), vb[0].wr_id), (1, 9));
 }
+
+/// An event of the QP is for whoever has opened it.
+#[test]
+fn every_handle_hears_of_every_event() {
+    let f = Fabric::default();
+    let (mut a, mut b, x, y, domain) = ends(&f);
+    let ny = b.e.qp(y).unwrap().number();
+    for cookie in [0x77, 0x78] {
+        b.e.open_qp(domain, ny, cookie).unwrap();
+    }
+    let cq = b.cq;
+    let srq = b.srq(8, Some((domain, cq)));
+    b.srq_recv(srq.handle, 9, 1024, 64);
+    send(&mut a, x, 1, 16, srq.number);
+    poll_both(&mut a, &mut b, 10);
+    for cookie in [0x99, 0x77, 0x78] {
+        assert_eq!(b.events(cookie), [event::COMM_EST]);
+    }
+    // Also when the first handle is gone.
+    b.e.close_qp(y, 0x77).unwrap();
+    b.e.close_qp(y, 0x99).unwrap();
+    b.e.open_qp(domain, ny, 0x79).unwrap();
+    f.kill(1);
+    poll_both(&mut a, &mut b, 10);
+    for (cookie, heard) in [(0x78, true), (0x79, true), (0x77, false), (0x99, false)] {
+        let expected = if heard { &[event::QP_FATAL][..] } else { &[] };
+        assert_eq!(b.events(cookie), expected, "{cookie:#x}");
+    }
+}
