@@ -421,3 +421,60 @@ fn wrong_interfaces_are_told() {
     );
     drop(holder);
 }
+
+/// What a container gives, with and without privileges: namespaces of its own, 64 MB of /dev/shm, few capabilities, no new privileges.
+#[test]
+fn inside_a_container() {
+    let tool = gaudi_tests::artefact("gaudi-soft");
+    // The client is started until the server listens.
+    let script = format!(
+        r#"set -e
+mount -t tmpfs -o size=64m tmpfs /dev/shm
+ip link set lo up
+unset GAUDI_SOFT_ROOT XDG_RUNTIME_DIR
+cat >/dev/shm/pairs <<'END'
+set -e
+pair() {{
+    timeout 20 {tool} run -- "$@" >/dev/null 2>&1 & server=$!
+    for i in 1 2 3 4 5 6 7 8 9; do
+        sleep 0.2
+        if timeout 20 {tool} run -- "$@" 127.0.0.1 >/dev/null 2>&1; then wait $server; echo "passed"; return; fi
+        kill -0 $server
+    done
+    exit 1
+}}
+{tool} doctor | tail -1
+pair ibv_rc_pingpong -c -g 3 -s 100000
+pair ibv_ud_pingpong -c -g 3
+pair ib_send_bw -F -c UD -q 64 -n 50
+pair ib_write_bw -F -s 65536 -n 200
+END
+exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,+chown,+setuid,+setgid,+kill,+net_raw sh /dev/shm/pairs
+"#,
+        tool = tool.display()
+    );
+    let spaces = "--net --ipc --uts --pid --fork --mount --mount-proc";
+    let mut failures = Failures::default();
+    for user in ["", "--user --map-root-user"] {
+        let can = sh(&format!("unshare {user} {spaces} true"));
+        if let Err(why) = can {
+            eprintln!("SKIPPED: unshare {user}:\n{why}");
+            continue;
+        }
+        let mut command = Command::new("unshare");
+        command
+            .args(user.split_whitespace())
+            .args(spaces.split_whitespace())
+            .args(["sh", "-c", &script]);
+        let done = spawn(command).finish(Duration::from_secs(60));
+        let whole = done.stdout.matches("passed").count() == 4
+            && done.stdout.contains("The soft device should work here.");
+        let result = if whole {
+            done.expect_success()
+        } else {
+            Err(done.to_string())
+        };
+        failures.note(user, result);
+    }
+    failures.check();
+}
