@@ -425,7 +425,12 @@ static int find_partner(struct lane *l)
             }
         }
         LANE_CHECK(l, !setsockopt(l->fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience));
-        if (!swap(l, &mine, &theirs, sizeof mine)) {
+        /* Who ends now does not take sockets any more. */
+        struct pollfd answer = {.fd = l->fd, .events = POLLIN};
+        int sent = send(l->fd, &mine, sizeof mine, MSG_NOSIGNAL) == sizeof mine;
+        while (sent && !atomic_load(&board->stop) && poll(&answer, 1, 20) == 0) {
+        }
+        if (sent && answer.revents && recv(l->fd, &theirs, sizeof theirs, MSG_WAITALL) == sizeof theirs) {
             l->seed = mine.nonce ^ theirs.nonce ^ base_seed;
             l->round = 0;
             l->gone = 0;
@@ -643,7 +648,7 @@ int main(int argc, char **argv)
                 pid[side] = 0;
             }
         }
-        if (!result && killed < kills && now() > next_kill) {
+        if (!result && killed < kills && now() > next_kill && !atomic_load(&board->stop)) {
             int side = (int)roll(&d, 2);
             usleep(roll(&d, 20000));
             kill(pid[side], SIGKILL);

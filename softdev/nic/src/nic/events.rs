@@ -156,7 +156,6 @@ impl NicContext {
             cqs.into_iter()
                 .for_each(|cq| CqAt::new(self.layout, port, cq).repair(&self.map));
         }
-        let mut hit = Vec::new();
         for qp in self.all_qps() {
             let mut watch = lock(&qp.watch);
             if let Watch::Peer {
@@ -172,13 +171,11 @@ impl NicContext {
                     && !remote.was_closed()
                     && remote.live_generation(*port, *qpn) == *generation;
                 *watch = Watch::Nobody;
+                // Under the lock that a stop takes too: the connection that comes after it is another one.
                 if died {
-                    hit.push(qp);
+                    self.fail(qp, PEER_DIED);
                 }
             }
-        }
-        for qp in &hit {
-            self.fail(qp, PEER_DIED);
         }
         self.kick_event_word();
     }
