@@ -22,6 +22,17 @@ fn the_first_thread_may_end_before_the_others() {
 }
 
 #[test]
+fn a_peer_may_lose_its_first_thread() {
+    case("main-exit-peer");
+    case("main-exit-late");
+}
+
+#[test]
+fn a_peer_is_met_when_there_are_descriptors_again() {
+    case("few");
+}
+
+#[test]
 fn the_usual_limit_is_enough_for_two_hundred_channels() {
     case("channels");
 }

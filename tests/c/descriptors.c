@@ -1,6 +1,6 @@
 /* What programs do with descriptors and threads around a device that is open.
 
-   descriptors CASE: full | main-exit | channels | strangers | close-all | room  (see tests/descriptors.rs) */
+   descriptors CASE: full | main-exit | main-exit-peer | main-exit-late | few | channels | strangers | close-all | room  (see tests/descriptors.rs) */
 #define _GNU_SOURCE
 #include "util.h"
 #include <fcntl.h>
@@ -91,6 +91,177 @@ static void main_exit(void)
     pthread_t thread;
     CHECK(!pthread_create(&thread, NULL, after_main, &n));
     pthread_exit(NULL);
+}
+
+/* The same for a process that others write to: on a connection from before, and on one that is made afterwards. */
+enum { LARGE = 1 << 20 };
+struct far {
+    struct address at;
+    uint64_t memory;
+    uint32_t rkey;
+};
+struct side {
+    struct node n;
+    int fd;
+    unsigned char *memory;
+    struct ibv_mr *mr;
+};
+
+static struct ibv_qp *meet(struct side *s, struct far *peer)
+{
+    struct ibv_qp *qp = make_qp(&s->n, ALL_ACCESS);
+    struct far mine = {address_of(qp), (uintptr_t)s->memory, s->mr->rkey};
+    put(s->fd, &mine, sizeof(mine));
+    get(s->fd, peer, sizeof(*peer));
+    connect_qp(qp, &peer->at);
+    char ready = 1;
+    put(s->fd, &ready, 1);
+    get(s->fd, &ready, 1);
+    return qp;
+}
+
+static void *without_first(void *arg)
+{
+    struct side *s = arg;
+    char path[64], state[512] = "", go = 1;
+    double end = now() + 10;
+    snprintf(path, sizeof(path), "/proc/self/task/%d/stat", getpid());
+    while (!strstr(state, ") Z ")) {
+        CHECK(now() < end);
+        FILE *f = fopen(path, "r");
+        CHECK(f && fgets(state, sizeof(state), f));
+        fclose(f);
+    }
+    put(s->fd, &go, 1);
+    struct far peer;
+    meet(s, &peer);
+    /* Until the other side has written twice. */
+    get(s->fd, &go, 1);
+    CHECK(is_filled(s->memory, LARGE, 2));
+    exit(0);
+}
+
+static void child_without_first(int fd)
+{
+    static struct side s;
+    s = (struct side){.n = open_node(0), .fd = fd, .memory = pages(LARGE)};
+    CHECK(s.mr = ibv_reg_mr(s.n.pd, s.memory, LARGE, ALL_ACCESS));
+    struct far peer;
+    meet(&s, &peer);
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, without_first, &s));
+    pthread_exit(NULL);
+}
+
+static void main_exit_peer(void)
+{
+    pid_t pid;
+    struct side s = {.fd = fork_peer(child_without_first, &pid)};
+    s.n = open_node(0);
+    s.memory = pages(LARGE);
+    CHECK(s.mr = ibv_reg_mr(s.n.pd, s.memory, LARGE, ALL_ACCESS));
+    struct far before, after;
+    struct ibv_qp *first = meet(&s, &before);
+    char go;
+    get(s.fd, &go, 1);
+    fill(s.memory, LARGE, 1);
+    post(first, 1, IBV_WR_RDMA_WRITE, s.memory, LARGE, s.mr->lkey, before.memory, before.rkey);
+    expect(s.n.cq, 1, IBV_WC_SUCCESS);
+    struct ibv_qp *second = meet(&s, &after);
+    memset(s.memory, 0, LARGE);
+    post(second, 2, IBV_WR_RDMA_READ, s.memory, LARGE, s.mr->lkey, after.memory, after.rkey);
+    expect(s.n.cq, 2, IBV_WC_SUCCESS);
+    CHECK(is_filled(s.memory, LARGE, 1));
+    fill(s.memory, LARGE, 2);
+    post(second, 3, IBV_WR_RDMA_WRITE, s.memory, LARGE, s.mr->lkey, after.memory, after.rkey);
+    expect(s.n.cq, 3, IBV_WC_SUCCESS);
+    put(s.fd, &go, 1);
+    reap(pid);
+}
+
+/* ... and for a process that meets one for the first time when its first thread is gone. */
+static void *late(void *arg)
+{
+    struct side *s = arg;
+    struct far peer;
+    char go;
+    get(s->fd, &go, 1);
+    meet(s, &peer);
+    get(s->fd, &go, 1);
+    CHECK(is_filled(s->memory, LARGE, 3));
+    exit(0);
+}
+
+static void child_late(int fd)
+{
+    static struct side s;
+    s = (struct side){.n = open_node(0), .fd = fd, .memory = pages(LARGE)};
+    CHECK(s.mr = ibv_reg_mr(s.n.pd, s.memory, LARGE, ALL_ACCESS));
+    pthread_t thread;
+    CHECK(!pthread_create(&thread, NULL, late, &s));
+    pthread_exit(NULL);
+}
+
+static void main_exit_late(void)
+{
+    pid_t pid;
+    struct side s = {.fd = fork_peer(child_late, &pid)};
+    usleep(300000);
+    char go = 1;
+    put(s.fd, &go, 1);
+    s.n = open_node(0);
+    s.memory = pages(LARGE);
+    CHECK(s.mr = ibv_reg_mr(s.n.pd, s.memory, LARGE, ALL_ACCESS));
+    struct far peer;
+    struct ibv_qp *qp = meet(&s, &peer);
+    fill(s.memory, LARGE, 3);
+    post(qp, 1, IBV_WR_RDMA_WRITE, s.memory, LARGE, s.mr->lkey, peer.memory, peer.rkey);
+    expect(s.n.cq, 1, IBV_WC_SUCCESS);
+    put(s.fd, &go, 1);
+    reap(pid);
+}
+
+/* A peer that is met while no descriptor is free is met as soon as one is. */
+static void child_waits(int fd)
+{
+    struct side s = {.n = open_node(0), .fd = fd, .memory = pages(LARGE)};
+    CHECK(s.mr = ibv_reg_mr(s.n.pd, s.memory, LARGE, ALL_ACCESS));
+    struct far peer;
+    char go;
+    meet(&s, &peer);
+    get(fd, &go, 1);
+    CHECK(is_filled(s.memory, LARGE, 4));
+    exit(0);
+}
+
+static void few(void)
+{
+    struct rlimit limit = {256, 256};
+    pid_t pid;
+    struct side s = {.fd = fork_peer(child_waits, &pid)};
+    CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
+    s.n = open_node(0);
+    s.memory = pages(LARGE);
+    CHECK(s.mr = ibv_reg_mr(s.n.pd, s.memory, LARGE, ALL_ACCESS));
+    fill(s.memory, LARGE, 4);
+    int taken[256], count = 0;
+    while ((taken[count] = open("/dev/null", O_RDONLY)) >= 0)
+        count++;
+    CHECK(errno == EMFILE);
+    /* Each number of free descriptors: what is missing is another one each time. */
+    struct far peer;
+    struct ibv_qp *qp = meet(&s, &peer);
+    post(qp, 1, IBV_WR_RDMA_WRITE, s.memory, LARGE, s.mr->lkey, peer.memory, peer.rkey);
+    struct ibv_wc wc;
+    int done = 0;
+    while (count && !(done = poll_for(s.n.cq, &wc, 0.1)))
+        close(taken[--count]);
+    CHECK(done || poll_for(s.n.cq, &wc, 10));
+    if (wc.status)
+        FAIL("%s with %d descriptors taken", ibv_wc_status_str(wc.status), count);
+    char go = 1;
+    put(s.fd, &go, 1);
+    reap(pid);
 }
 
 /* A command by write(2) goes to the device, or nowhere: never into the file behind the descriptor, which peers read. */
@@ -217,6 +388,12 @@ int main(int argc, char **argv)
         full();
     else if (!strcmp(what, "main-exit"))
         main_exit();
+    else if (!strcmp(what, "main-exit-peer"))
+        main_exit_peer();
+    else if (!strcmp(what, "main-exit-late"))
+        main_exit_late();
+    else if (!strcmp(what, "few"))
+        few();
     else if (!strcmp(what, "strangers"))
         strangers();
     else if (!strcmp(what, "close-all"))

@@ -177,6 +177,7 @@ impl DirLocks {
             file.proc_high().max(slot + 1);
             let pid = rustix::process::getpid().as_raw_nonzero().get();
             record.pid().store(pid as u32, Relaxed);
+            record.thread().store(0, Relaxed);
             record.wake_fd().store(pipe.read.raw() as u32, Relaxed);
             record.pipe_ino().store(pipe.make_known()?, Relaxed);
             record

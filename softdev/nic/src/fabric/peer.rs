@@ -7,10 +7,10 @@ use crate::nic::rdma_layout::{self as rdma, Layout, head};
 use crate::shm::fabric_file::{CtxCopy, Owner, state};
 use crate::shm::fd::WakePipe;
 use crate::shm::locks::Holder;
-use crate::shm::remote_mem::RemoteMem;
+use crate::shm::remote_mem::{RemoteMem, Who};
 use crate::shm::{Fd, Mapping, memfd};
 use crate::{Errno, Result};
-use rustix::fs::{Mode, OFlags, fstat, open};
+use rustix::fs::{OFlags, fstat};
 use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -91,13 +91,17 @@ impl Link {
             .ok_or(Errno::ESRCH)?;
         let pidfd = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())?;
         // Opened before the checks below: if the number changes hands in between, this belongs to somebody who is dead by then.
-        let mem = RemoteMem::open(pid);
-        if let Err(e @ (Errno::EPERM | Errno::EACCES)) = &mem {
-            explain_denial(fabric, pid, *e);
-        }
-        let path = format!("/proc/{pid}/fd/{}", record.wake_fd().load(Relaxed));
-        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let wake = Fd::high(open(path, flags, Mode::empty())?);
+        let who = fabric.who(owner.slot);
+        let mem = match RemoteMem::open(who) {
+            Err(e @ (Errno::EPERM | Errno::EACCES)) => {
+                explain_denial(fabric, pid, e);
+                Err(e)
+            }
+            // Want of descriptors passes; a link that has none would last.
+            other => Ok(other?),
+        };
+        let path = format!("fd/{}", record.wake_fd().load(Relaxed));
+        let wake = Fd::high(who.open(&path, OFlags::WRONLY | OFlags::NONBLOCK)?);
         if fstat(&wake)?.st_ino != record.pipe_ino().load(Relaxed) {
             return Err(Errno::ESRCH);
         }
@@ -182,8 +186,8 @@ impl Remote {
                 .ok_or(Errno::ESRCH)?
                 .mappings()
         } else {
-            let open =
-                |fd, ino| memfd::open_peer(link.pid, fd, copy.dev, ino, u64::MAX).map(Arc::new);
+            let who = fabric.who(copy.owner.slot);
+            let open = |fd, ino| memfd::open_peer(who, fd, copy.dev, ino, u64::MAX).map(Arc::new);
             (
                 open(copy.rdma_fd, copy.rdma_ino)?,
                 open(copy.accel_fd, copy.accel_ino)?,
@@ -232,6 +236,14 @@ impl Remote {
 }
 
 impl Fabric {
+    fn who(&self, slot: u32) -> Who {
+        let record = self.file.proc(slot);
+        Who {
+            pid: record.pid().load(Relaxed),
+            thread: record.thread().load(Relaxed),
+        }
+    }
+
     /// The context that has this ASID now. Slow at first; later one look into a table.
     pub(crate) fn remote(&self, device: u32, asid: u32) -> Result<Arc<Remote>> {
         let copy = self.file.ctx(device, asid).copy().ok_or(Errno::ESRCH)?;

@@ -74,6 +74,14 @@ impl Fabric {
 
 /// Holds the attachment only while it works, so that the last user's drop ends the thread.
 fn main(fabric: &Weak<Fabric>, pipe: &Arc<WakePipe>) {
+    if let Some(fabric) = fabric.upgrade() {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        fabric
+            .file
+            .proc(fabric.me.slot)
+            .thread()
+            .store(thread as u32, Relaxed);
+    }
     let mut seen = HashMap::new();
     let mut posted = 0;
     let mut linger = 0;

@@ -149,6 +149,10 @@ impl<'a> ProcRec<'a> {
     pub(crate) fn waiting_for(self) -> W32<'a> {
         self.map.w32(self.at + 56)
     }
+    /// The process's thread for the device, once it runs. `/proc` shows the process by it when its first thread has ended.
+    pub(crate) fn thread(self) -> W32<'a> {
+        self.map.w32(self.at + 60)
+    }
     pub(crate) fn set_comm(self, comm: &[u8]) {
         let mut text = [0u8; 16];
         for (to, from) in text.iter_mut().zip(comm) {

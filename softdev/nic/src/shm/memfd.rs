@@ -1,10 +1,11 @@
 //! Files of a context.
 
+use super::remote_mem::Who;
 use super::{Fd, Mapping};
 use crate::{Errno, Result};
 use rustix::fs::{
     FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fchmod, fcntl_add_seals,
-    fcntl_setfl, fstat, ftruncate, memfd_create, open,
+    fcntl_setfl, fstat, ftruncate, memfd_create,
 };
 use std::sync::Arc;
 
@@ -73,9 +74,8 @@ pub(crate) fn check_file_size(len: u64) -> Result<()> {
 }
 
 /// Opens another process's file by its descriptor number and maps up to `limit` bytes. The caller checks the header.
-pub(crate) fn open_peer(pid: u32, number: u32, dev: u64, ino: u64, limit: u64) -> Result<Mapping> {
-    let path = format!("/proc/{pid}/fd/{number}");
-    let fd = Fd::new(open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?);
+pub(crate) fn open_peer(who: Who, number: u32, dev: u64, ino: u64, limit: u64) -> Result<Mapping> {
+    let fd = Fd::new(who.open(&format!("fd/{number}"), OFlags::RDWR)?);
     let stat = fstat(&fd)?;
     if stat.st_ino != ino || stat.st_dev != dev {
         return Err(Errno::ESTALE);

@@ -1,10 +1,48 @@
 //! Another process's private memory, held by something that is bound to its address space: an open `/proc/<pid>/mem` yields
 //! nothing after death or exec, whoever has the pid then.
+//!
+//! A process whose first thread has called pthread_exit(3) is a zombie by its own number: neither its directory below `/proc` nor
+//! process_vm_writev(2) lead to its memory. Those of any other of its threads do.
 
 use super::{Fd, clock};
 use crate::{Errno, Result};
 use rustix::fs::{Mode, OFlags, open};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// A process as the kernel is asked about it: by its number, and by that of one of its threads unless that is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Who {
+    pub(crate) pid: u32,
+    pub(crate) thread: u32,
+}
+
+impl Who {
+    fn number(self) -> u32 {
+        if self.thread == 0 {
+            self.pid
+        } else {
+            self.thread
+        }
+    }
+
+    /// Opens what is below the process's directory. A thread that has ended, or belongs to somebody else by now, is not below it.
+    pub(crate) fn open(self, path: &str, flags: OFlags) -> Result<OwnedFd> {
+        let Who { pid, thread } = self;
+        let flags = flags | OFlags::CLOEXEC;
+        if thread != 0 {
+            match open(
+                format!("/proc/{pid}/task/{thread}/{path}"),
+                flags,
+                Mode::empty(),
+            ) {
+                Err(rustix::io::Errno::NOENT | rustix::io::Errno::SRCH) => {}
+                other => return Ok(other?),
+            }
+        }
+        Ok(open(format!("/proc/{pid}/{path}"), flags, Mode::empty())?)
+    }
+}
 
 pub(crate) struct RemoteMem {
     fd: Fd,
@@ -35,19 +73,21 @@ const PROOF: u64 = 50;
 const SLICE: usize = 512 << 10;
 
 impl RemoteMem {
-    pub(crate) fn open(pid: u32) -> Result<RemoteMem> {
-        let fd = open(
-            format!("/proc/{pid}/mem"),
-            OFlags::RDWR | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        let pid = i32::try_from(pid).map_err(|_| Errno::ESRCH)?;
-        Ok(RemoteMem {
+    pub(crate) fn open(who: Who) -> Result<RemoteMem> {
+        let fd = who.open("mem", OFlags::RDWR)?;
+        let pid = i32::try_from(who.number()).map_err(|_| Errno::ESRCH)?;
+        let mem = RemoteMem {
             proven: AtomicU64::new(0),
             refused: AtomicBool::new(false),
             fd: Fd::high(fd),
             pid,
-        })
+        };
+        // Of a zombie, or of a process that is gone: nothing would ever be reached through it.
+        if mem.alive() {
+            Ok(mem)
+        } else {
+            Err(Errno::ESRCH)
+        }
     }
 
     /// Copies upwards; the last aligned 8 bytes are stored after all others, by an element of their own. That is one of the
@@ -144,8 +184,9 @@ impl RemoteMem {
             Ok(n) if n == len => Ok(()),
             Ok(_) => Err(blame(src, len)),
             Err(_) => Err(match Errno::last() {
-                Errno::ESRCH => RemoteError::Dead,
-                Errno::EPERM | Errno::ENOSYS => {
+                Errno::ESRCH if !self.alive() => RemoteError::Dead,
+                // ESRCH: the thread has ended, the process has not.
+                Errno::ESRCH | Errno::EPERM | Errno::ENOSYS => {
                     self.refused.store(true, Relaxed);
                     return self.write_by_descriptor(addr, src, len);
                 }
