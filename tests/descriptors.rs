@@ -43,8 +43,13 @@ fn no_write_reaches_the_file_behind_a_device() {
 }
 
 #[test]
-fn a_program_that_closes_everything_keeps_its_processor() {
+fn a_program_that_closes_everything_keeps_the_device() {
     case("close-all");
+}
+
+#[test]
+fn daemons_close_everything_before_and_after() {
+    case("daemon");
 }
 
 /// In a mount namespace of its own, where the fabrics lie on a file system of eight megabytes.

@@ -121,6 +121,15 @@ pub mod note {
 /// the hardware's 0x40.
 pub const PEER_DIED: u8 = 0x4f;
 
+/// What a syndrome means, ours included.
+pub const fn syndrome_text(code: u8) -> &'static str {
+    if code == PEER_DIED {
+        "the peer's process has died (extension)"
+    } else {
+        crate::gaudi2::syndrome::text(code)
+    }
+}
+
 /// With [`cap::PORT_IPV4`]: the address of IB port `port` of device `device`, whose MAC is 02:1d:a3:00:dd:pp.
 pub fn port_ipv4(device: u8, port: u8) -> [u8; 4] {
     [127, 16u8.wrapping_add(device), port, 1]

@@ -1,11 +1,12 @@
 /* What programs do with descriptors and threads around a device that is open.
 
-   descriptors CASE: full | main-exit | main-exit-peer | main-exit-late | few | channels | strangers | close-all | room  (see tests/descriptors.rs) */
+   descriptors CASE: full | main-exit | main-exit-peer | main-exit-late | few | channels | strangers | close-all | daemon | room  (see tests/descriptors.rs) */
 #define _GNU_SOURCE
 #include "util.h"
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 /* Everything of the node still works, a send to itself included. */
 static void works(struct node *n)
@@ -33,6 +34,8 @@ static void works(struct node *n)
         done += got;
     }
     CHECK(!strcmp(buffer + PAGE, "ping"));
+    /* Without a channel nobody is told. */
+    CHECK(!ibv_req_notify_cq(n->cq, 0));
     CHECK(!ibv_destroy_qp(a));
     CHECK(!ibv_destroy_qp(b));
     CHECK(!ibv_dereg_mr(mr));
@@ -317,19 +320,114 @@ static double cpu(void)
     return u.ru_utime.tv_sec + u.ru_stime.tv_sec + (u.ru_utime.tv_usec + u.ru_stime.tv_usec) * 1e-6;
 }
 
-/* A program that closes what is not its own has no device afterwards, but it has its processor. */
+/* Whoever closes all numbers that are not its own keeps the device, which has some of its own high up. */
 static void close_all(void)
 {
+    struct rlimit limit = {4096, 4096};
+    CHECK(!setrlimit(RLIMIT_NOFILE, &limit));
     struct node n = open_node(0);
     works(&n);
-    for (int fd = 1000; fd < 1200; fd++)
-        close(fd);
+    int internal = 0, null = open("/dev/null", O_RDWR);
+    for (int fd = 1000; fd < 1200; fd++) {
+        if (fcntl(fd, F_GETFD) < 0)
+            continue;
+        char path[64], name[128] = "";
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        CHECK(readlink(path, name, sizeof(name) - 1) > 0);
+        /* The others are of the provider and of `gaudi-soft run`. */
+        if (!strstr(name, "memfd:gaudi") && !strstr(name, "/locks") && !strstr(name, "/fabric.shm"))
+            continue;
+        internal++;
+        if (close(fd) == 0 || errno != EBADF)
+            FAIL("closed %d, which is %s", fd, name);
+        CHECK(dup2(null, fd) < 0 && errno == EBUSY);
+        CHECK(dup3(null, fd, O_CLOEXEC) < 0 && errno == EBUSY);
+    }
+    CHECK(internal > 3);
+    int low = fcntl(null, F_DUPFD, 900), high = fcntl(null, F_DUPFD, 2000);
+    CHECK(low >= 0 && high >= 0);
+    CHECK(!syscall(SYS_close_range, 5000, 5001, 0));
+    CHECK(!close_range(900, ~0u, 0));
+    CHECK(fcntl(low, F_GETFD) < 0 && fcntl(high, F_GETFD) < 0 && fcntl(null, F_GETFD) >= 0);
+    closefrom(900);
+    works(&n);
+    struct node second = open_node(1);
+    works(&second);
+    close_node(&second);
+    close_node(&n);
+    /* Without asking libc there is no device afterwards, but the program has its processor. */
+    n = open_node(0);
+    works(&n);
+    CHECK(!syscall(SYS_close_range, 900, ~0u, 0));
     usleep(300000);
     double before = cpu();
     usleep(1000000);
     double used = cpu() - before;
     if (used > 0.05)
         FAIL("%.2f s of processor time in a second of sleep", used);
+    _exit(0);
+}
+
+static void close_loop(void)
+{
+    for (int fd = 3; fd < sysconf(_SC_OPEN_MAX) && fd < 65536; fd++)
+        close(fd);
+}
+
+/* Daemons close everything first, before they open a device or behind it. The numbers are soon something else's. */
+static void daemon_loop(void)
+{
+    struct ibv_device **list = ibv_get_device_list(NULL);
+    CHECK(list);
+    close_loop();
+    ibv_free_device_list(list);
+    struct node n = open_node(0);
+    works(&n);
+    close_node(&n);
+
+    n = open_node(0);
+    struct ibv_comp_channel *channel = ibv_create_comp_channel(n.ctx);
+    CHECK(channel);
+    struct ibv_cq *cq = ibv_create_cq(n.ctx, 16, NULL, channel, 0);
+    CHECK(cq && !ibv_req_notify_cq(cq, 0));
+    struct ibv_qp *a = make_qp(&n, ALL_ACCESS), *b = make_qp(&n, ALL_ACCESS);
+    struct address to_a = address_of(a), to_b = address_of(b);
+    connect_qp(a, &to_b);
+    connect_qp(b, &to_a);
+    static char memory[2 * PAGE];
+    struct ibv_mr *mr = ibv_reg_mr(n.pd, memory, sizeof(memory), ALL_ACCESS);
+    CHECK(mr);
+    close_loop();
+    int mine[32];
+    for (int i = 0; i < 32; i++) {
+        char name[] = "/tmp/gaudi-descriptors-XXXXXX";
+        CHECK((mine[i] = mkstemp(name)) >= 0);
+        CHECK(!unlink(name) && !ftruncate(mine[i], 1 << 16));
+    }
+    /* Anything may fail, nothing may crash or reach the files. */
+    struct ibv_wc wc;
+    for (int i = 0; i < 100; i++) {
+        struct ibv_sge sge = {(uintptr_t)memory, 64, mr->lkey}, to = {(uintptr_t)memory + PAGE, 64, mr->lkey};
+        struct ibv_recv_wr recv = {.sg_list = &to, .num_sge = 1}, *bad_recv;
+        struct ibv_send_wr send = {.sg_list = &sge, .num_sge = 1, .opcode = IBV_WR_SEND, .send_flags = IBV_SEND_SIGNALED}, *bad;
+        memset(memory, 0xff, sizeof(memory));
+        ibv_post_recv(b, &recv, &bad_recv);
+        ibv_post_send(a, &send, &bad);
+        ibv_poll_cq(n.cq, 1, &wc);
+        ibv_req_notify_cq(cq, 0);
+        usleep(1000);
+    }
+    struct ibv_mr *more = ibv_reg_mr(n.pd, memory, sizeof(memory), ALL_ACCESS);
+    if (more)
+        ibv_dereg_mr(more);
+    ibv_destroy_qp(a);
+    for (int i = 0; i < 32; i++) {
+        static char page[1 << 16], zero[1 << 16];
+        CHECK(pread(mine[i], page, sizeof(page), 0) == sizeof(page) && !memcmp(page, zero, sizeof(page)));
+    }
+    /* The device can be opened again. */
+    struct node again = open_node(0);
+    works(&again);
     _exit(0);
 }
 
@@ -398,6 +496,8 @@ int main(int argc, char **argv)
         strangers();
     else if (!strcmp(what, "close-all"))
         close_all();
+    else if (!strcmp(what, "daemon"))
+        daemon_loop();
     else if (!strcmp(what, "room"))
         room();
     else if (!strcmp(what, "channels"))

@@ -20,3 +20,4 @@ pub use errno::{Errno, Result};
 pub use fabric::{Fabric, FabricView};
 pub use nic::{AccelFile, NicContext, RdmaFile};
 pub use pv::{after_fork_in_child, set_raise, without_signals};
+pub use shm::fd::{Fd, is_internal, next_internal};

@@ -222,6 +222,7 @@ pub(crate) fn exchange_action(signal: i32, new: &libc::sigaction) -> Result<libc
 /// touches no shared state.
 pub fn after_fork_in_child() {
     crate::shm::fork::forget();
+    crate::shm::fd::forget_internal();
     crate::shm::fd::stop_reading_in_child();
 }
 

@@ -170,7 +170,12 @@ names! {
         });
         done.map_or(written, |result| answer(result, |written: usize| written as ssize_t))
     }
+    // Descriptors that the program does not know of are none for it, or a loop over all numbers would end the device.
     close (fd: c_int) -> c_int {
+        if face::is_internal(fd) {
+            crate::set_errno(libc::EBADF);
+            return -1;
+        }
         if !face::is_ours(fd) {
             return real::close(fd);
         }
@@ -181,12 +186,55 @@ names! {
         }
         result
     }
+    close_range (first: c_uint, last: c_uint, flags: c_int) -> c_int {
+        close_range_around(first, last, flags)
+    }
+    closefrom (first: c_int) -> () {
+        if close_range_around(first.max(0) as c_uint, c_uint::MAX, 0) != 0 {
+            real::closefrom(first);
+        }
+    }
+    dup2 (old: c_int, new: c_int) -> c_int {
+        if face::is_internal(new) {
+            crate::set_errno(libc::EBUSY);
+            return -1;
+        }
+        real::dup2(old, new)
+    }
+    dup3 (old: c_int, new: c_int, flags: c_int) -> c_int {
+        if face::is_internal(new) {
+            crate::set_errno(libc::EBUSY);
+            return -1;
+        }
+        real::dup3(old, new, flags)
+    }
     socket (domain: c_int, kind: c_int, protocol: c_int) -> c_int {
         if domain == libc::AF_NETLINK && protocol == NETLINK_RDMA && guard(false, face::is_active) {
             crate::set_errno(libc::EPROTONOSUPPORT);
             return -1;
         }
         real::socket(domain, kind, protocol)
+    }
+}
+
+/// The ranges between our own descriptors.
+fn close_range_around(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    if first > last {
+        return real::close_range(first, last, flags);
+    }
+    let (mut first, mut done) = (first, 0);
+    loop {
+        let ours = c_int::try_from(first).ok().and_then(face::next_internal);
+        let Some(ours) = ours.map(|fd| fd as c_uint).filter(|fd| *fd <= last) else {
+            return real::close_range(first, last, flags);
+        };
+        if ours > first {
+            done = real::close_range(first, ours - 1, flags);
+        }
+        if done != 0 || ours == last {
+            return done;
+        }
+        first = ours + 1;
     }
 }
 

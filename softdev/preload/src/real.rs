@@ -94,6 +94,14 @@ real! {
         sys!(libc::SYS_openat, dir, path, flags, mode) as c_int
     }
     plain close(fd: c_int) as (c_int) -> c_int { sys!(libc::SYS_close, fd) as c_int }
+    plain close_range(first: c_uint, last: c_uint, flags: c_int) as (c_uint, c_uint, c_int) -> c_int {
+        sys!(libc::SYS_close_range, first, last, flags) as c_int
+    }
+    library closefrom(first: c_int) as (c_int) -> () {}
+    plain dup2(old: c_int, new: c_int) as (c_int, c_int) -> c_int { sys!(libc::SYS_dup2, old, new) as c_int }
+    plain dup3(old: c_int, new: c_int, flags: c_int) as (c_int, c_int, c_int) -> c_int {
+        sys!(libc::SYS_dup3, old, new, flags) as c_int
+    }
     plain write(fd: c_int, buffer: *const c_void, count: size_t) as (c_int, *const c_void, size_t) -> ssize_t {
         sys!(libc::SYS_write, fd, buffer, count) as ssize_t
     }

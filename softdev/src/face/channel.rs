@@ -4,7 +4,7 @@
 //! program gets the read end. We keep, at high numbers, the write end and a read end of our own with its own flags: with it
 //! the events of a destroyed object are taken out again, as the kernel does.
 
-use gaudi_softnic::{Errno, Result};
+use gaudi_softnic::{Errno, Fd, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno as Rx;
 use rustix::pipe::PipeFlags;
@@ -18,9 +18,6 @@ const CAPACITY: usize = 256;
 /// Events that wait here for room in the pipe. More than any program has objects: it would have to make its objects fail over and over
 /// and never read.
 const MOST_KEPT: usize = 1 << 20;
-/// Our own descriptors stay out of the numbers that programs iterate over or select on. Under the usual limit of 1024 only a
-/// few numbers are that high, hence the lower ones.
-const HIGH_FDS: [RawFd; 3] = [1000, 500, 200];
 /// The larger of the two kinds of event.
 pub(crate) const MAX_EVENT: usize = 16;
 
@@ -47,7 +44,7 @@ pub(crate) struct Channel {
     inode: (u64, u64),
     /// Inode of the device file that it belongs to.
     owner: (u64, u64),
-    write: OwnedFd,
+    write: Fd,
     reader: Mutex<Reader>,
     /// Some are kept; to look without the lock.
     keeps: AtomicBool,
@@ -56,7 +53,7 @@ pub(crate) struct Channel {
 /// Its lock serialises writers with [`Channel::purge`], so that order survives.
 #[derive(Debug)]
 struct Reader {
-    fd: OwnedFd,
+    fd: Fd,
     /// Behind those in the pipe.
     kept: VecDeque<[u8; MAX_EVENT]>,
 }
@@ -65,13 +62,13 @@ impl Channel {
     /// The channel and the program's descriptor of it.
     pub(crate) fn create(kind: ChannelKind, owner: (u64, u64)) -> Result<(Channel, OwnedFd)> {
         let (program, write) = rustix::pipe::pipe_with(PipeFlags::DIRECT | PipeFlags::CLOEXEC)?;
-        let write = high(write);
+        let write = Fd::high(write);
         rustix::fs::fcntl_setfl(&write, OFlags::DIRECT | OFlags::NONBLOCK)?;
         // A page per event; users above their pipe allowance stay with the default of 16 events.
         let _ = rustix::pipe::fcntl_setpipe_size(&write, CAPACITY * 4096);
         let path = format!("/proc/thread-self/fd/{}", write.as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let read = high(rustix::fs::open(path, flags, Mode::empty())?);
+        let read = Fd::high(rustix::fs::open(path, flags, Mode::empty())?);
         let st = rustix::fs::fstat(&program)?;
         Ok((
             Channel {
@@ -200,14 +197,6 @@ impl Channel {
         self.refill_locked(&mut reader);
         dropped
     }
-}
-
-/// Moves a descriptor out of the program's way, as far as the limit allows.
-pub(crate) fn high(fd: OwnedFd) -> OwnedFd {
-    let mut moved = HIGH_FDS
-        .iter()
-        .map(|from| rustix::io::fcntl_dupfd_cloexec(&fd, *from));
-    moved.find_map(|fd| fd.ok()).unwrap_or(fd)
 }
 
 /// One async event as the program reads it.

@@ -185,7 +185,7 @@ pub(crate) trait Driver: Send {
     }
 
     /// The last descriptor is gone; every object has been destroyed already.
-    fn close(&mut self);
+    fn close(&mut self, in_use: bool);
 }
 
 /// A slot of a port's GID table; `None` when it is empty.

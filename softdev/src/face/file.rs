@@ -416,6 +416,7 @@ impl FileState {
             return;
         }
         self.closed = true;
+        let in_use = self.objects.count() != 0;
         for (handle, kind) in self.objects.teardown_order() {
             if let Err(e) = self.driver.destroy(kind, handle) {
                 log::warn!("{kind:?} {handle} at close: {e}");
@@ -424,7 +425,7 @@ impl FileState {
                 self.hub.forget(handle, object.user_handle);
             }
         }
-        self.driver.close();
+        self.driver.close(in_use);
     }
 }
 

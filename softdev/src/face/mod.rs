@@ -238,6 +238,8 @@ pub fn ioctl(fd: RawFd, request: u64, argument: u64) -> Option<Result<i32>> {
     }
 }
 
+pub use gaudi_softnic::{is_internal, next_internal};
+
 /// Whether the number is one that we handed out; a relaxed load.
 #[inline]
 pub fn is_ours(fd: RawFd) -> bool {

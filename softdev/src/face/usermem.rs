@@ -72,6 +72,10 @@ impl UserOut {
         Ok(())
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// As much of the answer as fits, nothing else, as drivers do with their own part.
     pub(crate) fn put_prefix(&self, answer: &[u8]) -> Result<()> {
         write(

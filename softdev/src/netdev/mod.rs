@@ -8,7 +8,7 @@ pub(crate) use table::{Port, SLOTS};
 
 use crate::config;
 use crate::face::events::EventHub;
-use gaudi_softnic::{FabricOptions, GidType, Result, port_gid};
+use gaudi_softnic::{FabricOptions, Fd, GidType, Result, port_gid};
 use kernel_abi::verbs::event;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -221,7 +221,7 @@ pub(crate) fn attend(options: &FabricOptions, tree: &Path, device: u32, hub: &Ar
     }
 }
 
-fn listen(socket: &OwnedFd, options: &FabricOptions, tree: &Path, pid: i32) {
+fn listen(socket: &Fd, options: &FabricOptions, tree: &Path, pid: i32) {
     loop {
         if wait(socket, LOOK_S, 0) {
             // Many at once when an interface goes up or down.
@@ -243,7 +243,7 @@ fn listen(socket: &OwnedFd, options: &FabricOptions, tree: &Path, pid: i32) {
     }
 }
 
-fn wait(socket: &OwnedFd, seconds: i64, ms: i64) -> bool {
+fn wait(socket: &Fd, seconds: i64, ms: i64) -> bool {
     let limit = Timespec {
         tv_sec: seconds,
         tv_nsec: ms * 1_000_000,

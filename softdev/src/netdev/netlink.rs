@@ -1,10 +1,9 @@
 //! What rtnetlink(7) says about interfaces and their addresses. Sockets of our own, by raw system calls: programs whose netlink
 //! is refused see nothing of it.
 
-use gaudi_softnic::{Errno, Result};
+use gaudi_softnic::{Errno, Fd, Result};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
-use std::os::fd::OwnedFd;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -48,7 +47,7 @@ pub(super) struct Address {
     pub(super) gid: [u8; 16],
 }
 
-fn open(groups: u32) -> Result<OwnedFd> {
+fn open(groups: u32) -> Result<Fd> {
     let fd = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
@@ -56,18 +55,18 @@ fn open(groups: u32) -> Result<OwnedFd> {
         // NETLINK_ROUTE.
         None,
     )?;
-    let fd = rustix::io::fcntl_dupfd_cloexec(&fd, 900).unwrap_or(fd);
+    let fd = Fd::high(fd);
     rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
     Ok(fd)
 }
 
 /// Becomes readable whenever an interface or an address changes.
-pub(super) fn listen() -> Result<OwnedFd> {
+pub(super) fn listen() -> Result<Fd> {
     open(RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
 }
 
 /// Takes what has come; its contents do not matter, since everything is asked anew.
-pub(super) fn drain(fd: &OwnedFd) {
+pub(super) fn drain(fd: &Fd) {
     let mut buffer = [0u8; 8192];
     for _ in 0..256 {
         match rustix::net::recv(fd, &mut buffer[..], RecvFlags::DONTWAIT) {

@@ -307,7 +307,7 @@ impl<N: Nic> Engine<N> {
         log::debug!(
             "QP {:#x}: native error {code:#x} ({})",
             qp.number(),
-            syndrome::text(code)
+            kernel_abi::ext::syndrome_text(code)
         );
         qp.lost_in_rtr = qp.state == qps::RTR;
         if code == syndrome::TIMER_RETRY && !c.dead {

@@ -33,7 +33,7 @@ impl NicContext {
             "QP {} of port {}: {}",
             qp.id,
             qp.port,
-            kernel_abi::gaudi2::syndrome::text(syndrome)
+            kernel_abi::ext::syndrome_text(syndrome)
         );
         self.sink.event(NicEvent::QpErr {
             port: qp.port,

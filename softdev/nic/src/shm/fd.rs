@@ -7,18 +7,66 @@ use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
 
 /// A close-on-exec descriptor with a number that hosts rarely touch. Dropping it closes it by a raw system call, since
 /// `close` is a name that the soft device itself interposes.
-pub(crate) struct Fd(ManuallyDrop<OwnedFd>);
+///
+/// While it lives, programs that close "all" descriptors do not close this one: the preloaded library asks [`is_internal`].
+#[derive(Debug)]
+pub struct Fd(ManuallyDrop<OwnedFd>);
+
+/// One bit for each number that is one of ours.
+static INTERNAL: [AtomicU64; 1 << 12] = [const { AtomicU64::new(0) }; 1 << 12];
+/// One above the highest number ever marked.
+static HIGHEST: AtomicI32 = AtomicI32::new(0);
+
+fn bit(fd: RawFd) -> Option<(&'static AtomicU64, u64)> {
+    let fd = usize::try_from(fd).ok()?;
+    Some((INTERNAL.get(fd / 64)?, 1 << (fd % 64)))
+}
+
+fn mark(fd: RawFd) {
+    if let Some((word, bit)) = bit(fd) {
+        HIGHEST.fetch_max(fd + 1, Relaxed);
+        word.fetch_or(bit, Relaxed);
+    }
+}
+
+fn unmark(fd: RawFd) {
+    if let Some((word, bit)) = bit(fd) {
+        word.fetch_and(!bit, Relaxed);
+    }
+}
+
+/// Whether the number is a descriptor of our own, of which the program knows nothing; a relaxed load.
+#[inline]
+pub fn is_internal(fd: RawFd) -> bool {
+    bit(fd).is_some_and(|(word, bit)| word.load(Relaxed) & bit != 0)
+}
+
+/// The first such number from `from` on.
+pub fn next_internal(from: RawFd) -> Option<RawFd> {
+    (from.max(0)..HIGHEST.load(Relaxed)).find(|fd| is_internal(*fd))
+}
+
+/// In the child of a fork, which has its own use for the numbers.
+pub(crate) fn forget_internal() {
+    let used = usize::try_from(HIGHEST.load(Relaxed))
+        .unwrap_or(0)
+        .div_ceil(64);
+    for word in INTERNAL.iter().take(used) {
+        word.store(0, Relaxed);
+    }
+}
 
 /// Daemons close "all" descriptors up to some low bound, and programs that use select(2) want the low numbers.
 const HIGH: RawFd = 1000;
 
 impl Fd {
     pub(crate) fn new(fd: OwnedFd) -> Fd {
+        mark(fd.as_raw_fd());
         Fd(ManuallyDrop::new(fd))
     }
 
     /// Moves the descriptor to the first free number from 1000 on, or as high as the limit allows.
-    pub(crate) fn high(fd: OwnedFd) -> Fd {
+    pub fn high(fd: OwnedFd) -> Fd {
         let fd = Fd::new(fd);
         for from in [HIGH, 500, 200] {
             if let Ok(moved) = rustix::io::fcntl_dupfd_cloexec(&fd, from) {
@@ -43,8 +91,15 @@ impl AsFd for Fd {
     }
 }
 
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.raw()
+    }
+}
+
 impl Drop for Fd {
     fn drop(&mut self) {
+        unmark(self.raw());
         // SAFETY: the field is not used again.
         let fd = unsafe { ManuallyDrop::take(&mut self.0) };
         // SAFETY: owned by us until here.

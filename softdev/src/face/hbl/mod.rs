@@ -30,6 +30,8 @@ pub(super) struct Hbl {
     options: FabricOptions,
     hub: Arc<EventHub>,
     nic: Option<Arc<NicContext>>,
+    /// The program's driver knows the address of the context.
+    address_told: bool,
     accel: Option<Arc<AccelEntry>>,
     pd: Option<u32>,
     cqs: BTreeMap<u32, cq::Cq>,
@@ -51,6 +53,7 @@ impl Hbl {
             options,
             hub,
             nic: None,
+            address_told: false,
             accel: None,
             pd: None,
             cqs: BTreeMap::new(),
@@ -142,9 +145,10 @@ impl Hbl {
         } else {
             answer.len()
         };
+        self.address_told = known.min(udata.out.len()) > size_of::<hbl::AllocUcontextResp>();
         let told = ready.and_then(|()| udata.respond(answer.get(..known).unwrap_or_default()));
         if told.is_err() {
-            self.close_context();
+            self.close_context(false);
         }
         told
     }
@@ -158,9 +162,15 @@ impl Hbl {
         Ok(())
     }
 
-    fn close_context(&mut self) {
+    /// `in_use`: the descriptor was closed under a driver that has not given up its objects. Its threads may call the device's functions with
+    /// the address of this context for as long as the process lives, so that it stays, closed.
+    fn close_context(&mut self, in_use: bool) {
         if let Some(nic) = self.nic.take() {
             nic.close();
+            if in_use && self.address_told {
+                log::warn!("the device's descriptor was closed while it was in use");
+                std::mem::forget(nic);
+            }
         }
         if let Some(accel) = self.accel.take() {
             accel.unbind();
@@ -360,7 +370,7 @@ impl Driver for Hbl {
         self.new_encap(handle, request)
     }
 
-    fn close(&mut self) {
-        self.close_context();
+    fn close(&mut self, in_use: bool) {
+        self.close_context(in_use);
     }
 }

@@ -532,5 +532,5 @@ impl Driver for Rxe {
         Ok(())
     }
 
-    fn close(&mut self) {}
+    fn close(&mut self, _in_use: bool) {}
 }

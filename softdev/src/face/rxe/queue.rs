@@ -1,8 +1,7 @@
 //! The memory that the rxe provider maps: one queue after another in the device file itself.
 
-use super::super::channel::high;
 use super::super::file::Inode;
-use gaudi_softnic::{Errno, Result};
+use gaudi_softnic::{Errno, Fd, Result};
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -30,14 +29,14 @@ impl Extent {
 
 /// Offsets are never reused, so a queue that the program still maps is never another object's; its pages are given back.
 pub(super) struct Memory {
-    fd: OwnedFd,
+    fd: Fd,
     inode: Inode,
     end: u64,
 }
 
 impl Memory {
     pub(super) fn create() -> Result<Memory> {
-        let fd = high(rustix::fs::memfd_create("gaudi-rxe", MemfdFlags::CLOEXEC)?);
+        let fd = Fd::high(rustix::fs::memfd_create("gaudi-rxe", MemfdFlags::CLOEXEC)?);
         let st = rustix::fs::fstat(&fd)?;
         Ok(Memory {
             fd,
