@@ -134,18 +134,22 @@ static inline void write_script(struct script *s, const struct lane_kind *k, uin
             o->kind = READ;
         if (i == s->ops - 1) /* Behind it everything has arrived. */
             o->kind = window && roll(&d, 2) ? SEND_INV : SEND;
+        uint32_t gaps = MAX_CUT * 32 + 64;
+        /* An area that is full takes no more; the last one always finds room. */
+        if (takes_receive(o->kind) && !k->srq && i < s->ops - 1 && s->landing_end + 4 * gaps + 512 > k->area)
+            o->kind = WRITE;
         uint32_t most = k->area / 3;
         if (takes_receive(o->kind) && k->srq && most > SLOT)
             most = SLOT;
         o->len = is_atomic(o->kind) ? 8 : some_length(&d, most);
-        uint32_t gaps = MAX_CUT * 32 + 64;
         if (o->kind == WRITE || o->kind == WRITE_IMM) {
             if (s->target_end + o->len + gaps > k->area)
                 o->len = roll(&d, 100);
             o->target = s->target_end;
             if (s->target_end + o->len + gaps > k->area)
                 o->len = 0;
-            s->target_end += o->len + 1 + roll(&d, 63);
+            else
+                s->target_end += o->len + 1 + roll(&d, 63);
             if (o->kind == WRITE && o->len)
                 writes[written++] = i;
         }
@@ -161,9 +165,9 @@ static inline void write_script(struct script *s, const struct lane_kind *k, uin
             if (s->read_end + o->len + gaps > k->area)
                 o->len = 0;
         }
-        if (is_atomic(o->kind) && s->read_end + gaps > k->area)
+        if ((is_read(o->kind) || is_atomic(o->kind)) && s->read_end + gaps > k->area)
             o->kind = WRITE, o->len = 0, o->target = s->target_end;
-        if (is_send(o->kind) && !k->srq && s->landing_end + 2 * o->len + 2 * gaps > k->area)
+        if (is_send(o->kind) && !k->srq && s->landing_end + 2 * o->len + 4 * gaps > k->area)
             o->len = roll(&d, 64);
         if (is_read(o->kind) || is_atomic(o->kind)) {
             o->target = (s->read_end + 7) & ~7u;
@@ -194,7 +198,7 @@ static inline void write_script(struct script *s, const struct lane_kind *k, uin
         if (takes_receive(o->kind)) {
             s->receives++;
             o->capacity = is_send(o->kind) ? o->len + (roll(&d, 2) ? roll(&d, 300) : 0) : roll(&d, 2) ? 0 : 64;
-            if (!k->srq && s->landing_end + o->capacity + gaps > k->area)
+            if (!k->srq && s->landing_end + o->capacity + 3 * gaps > k->area)
                 o->capacity = is_send(o->kind) ? o->len : 0;
             o->recv_pieces = (uint8_t)cuts(&d, o->capacity, o->recv_cut);
             o->landing = s->landing_end;

@@ -15,8 +15,9 @@ impl Conn {
     pub fn begin<N: Nic>(&mut self, nic: &mut N, qp: &mut NativeQp, len: usize) -> Option<usize> {
         let lines = msg::lines_for(len);
         let rest = self.lines - self.tx_line;
-        let need = if lines > rest { rest + lines } else { lines };
-        if self.credit() < need || qp.free_for_requests() < 3 || self.repeats(qp) {
+        // What skips to the start goes as soon as it can: together with a long message it may want more than the whole ring.
+        let first = if lines > rest { rest } else { lines };
+        if self.credit() < first || qp.free_for_requests() < 3 || self.repeats(qp) {
             return None;
         }
         self.say_hello(nic, qp);
@@ -30,6 +31,9 @@ impl Conn {
                 ..Header::default()
             };
             self.send_sealed(nic, qp, off, &h, LINE as u32, rest);
+            if self.credit() < lines {
+                return None;
+            }
         }
         Some(msg::STAGE_REQUEST + self.tx_line as usize * LINE)
     }

@@ -177,6 +177,22 @@ fn receives_that_come_late() {
     }
 }
 
+/// Where the skip to the start of the ring and the message behind it do not fit together.
+#[test]
+fn messages_of_more_than_half_a_ring() {
+    let work = [vec![send(8), send(8), send_imm(150), send_imm(150)], vec![]];
+    let mut s = Scenario::new(Transport::Rc, work, idle());
+    s.lines = 4;
+    every("more than half a ring", &s);
+    s.naps = 1;
+    every("more than half a ring, asleep", &s);
+    s.naps = 0;
+    for end in 0..2 {
+        s.may_die = [end == 0, end == 1];
+        every(&format!("more than half a ring, end {end} dies"), &s);
+    }
+}
+
 /// Either end stops looking at any time.
 #[test]
 fn who_sleeps_is_woken() {
