@@ -260,6 +260,11 @@ impl NicContext {
         }
         let at = self.frames();
         let mut rx = lock(&self.receiver.rx);
+        // Still armed: nobody has published anything since, or the word would have been taken. Fencing all processors has its price (a READ that the
+        // agent serves between two sleeps would pay it).
+        if at.armed().load(SeqCst) != 0 {
+            return false;
+        }
         at.armed().swap(1);
         // Who publishes from now on sees it; what was published before is seen below.
         barrier::on_all();
